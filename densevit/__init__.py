@@ -1,0 +1,38 @@
+"""densevit: dense prediction with vision transformers (SETR and HLG).
+
+    import densevit
+    model = densevit.create_model("setr_pup_vit_small", num_classes=11)
+    logits = model(images)                                      # (B, 3, H, W) -> (B, 11, H, W)
+    result = densevit.Predictor.from_pretrained("runs/demo")("street.jpg")
+
+Names are imported on first use, so that `import densevit` and `densevit --help` stay fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from densevit.errors import UserError as UserError
+    from densevit.models.catalog import create_model as create_model
+    from densevit.models.catalog import list_models as list_models
+    from densevit.predictor import Predictor as Predictor
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "create_model": "densevit.models.catalog",
+    "list_models": "densevit.models.catalog",
+    "Predictor": "densevit.predictor",
+    "UserError": "densevit.errors",
+}
+__all__ = [*_HOME, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'densevit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,24 @@
+"""The one error a user is meant to read, and the sentence for a name that does not exist."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave: one clear sentence with the offending value and the fix.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def unknown_name(kind: str, name: object, options: Iterable[str]) -> UserError:
+    """Build the error for a `name` that is not among `options`: near matches first, else every option.
+
+    >>> str(unknown_name("data set", "scene", ["scenes", "camvid"]))
+    "unknown data set 'scene'; did you mean 'scenes'?"
+    """
+    known = sorted(options)
+    near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+    if near:
+        return UserError(f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, near))}?")
+    return UserError(f"unknown {kind} {name!r}; choose one of: {', '.join(known) or '(none)'}")
