@@ -1,0 +1,161 @@
+"""Name -> model. One plain dict per kind; the only lookup by string in the package."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatch
+from typing import Any
+
+import timm
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from densevit.errors import UserError, unknown_name
+from densevit.models.layers import NormName
+from densevit.models.position import PositionResize
+from densevit.models.segmenter import Segmenter
+from densevit.models.setr import auxiliary_blocks, build_setr_parts, mla_blocks
+from densevit.models.vit import PrefixTokens, ViTEncoder, create_vit
+
+ENCODERS: dict[str, str] = {
+    "vit_tiny": "vit_tiny_patch16_384.augreg_in21k_ft_in1k",
+    "vit_small": "vit_small_patch16_384.augreg_in21k_ft_in1k",
+    "vit_base": "vit_base_patch16_384.orig_in21k_ft_in1k",
+    "vit_large": "vit_large_patch16_384.augreg_in21k_ft_in1k",
+    "deit_tiny": "deit_tiny_distilled_patch16_224.fb_in1k",
+    "deit_small": "deit_small_distilled_patch16_224.fb_in1k",
+    "deit_base": "deit_base_distilled_patch16_384.fb_in1k",
+    "beit_base": "beit_base_patch16_384.in22k_ft_in22k_in1k",
+    "beit_large": "beit_large_patch16_512.in22k_ft_in22k_in1k",
+}
+"""Short encoder names (Table 2: vit_base is T-Base, vit_large is T-Large) -> timm names with their weights' tag."""
+
+SETR_DECODERS = ("naive", "pup", "mla")
+
+
+def create_setr(
+    decoder: str,
+    encoder: str,
+    *,
+    num_classes: int,
+    image_size: int | tuple[int, int] | None = None,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    auxiliary: bool = True,
+    norm: NormName = "batch",
+    channels: int = 256,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    decoder_dropout: float = 0.0,
+    prefix_tokens: PrefixTokens | None = None,
+    position_resize: PositionResize = "bilinear",
+    grad_checkpointing: bool = False,
+    encoder_args: Mapping[str, Any] | None = None,
+    decoder_args: Mapping[str, Any] | None = None,
+) -> Segmenter:
+    """SETR (Sec. 3.2, 3.4): `decoder` "naive", "pup" or "mla" on `encoder`, a name of `ENCODERS` or any timm plain ViT.
+
+    `image_size` (H, W) is the grid at which positions are learned, any size runs. `auxiliary` adds the paper's
+    auxiliary heads (training only). `channels` is the decoder's width (256). `prefix_tokens` None means the official
+    code's choice: the class token alone for Naive and PUP on ViT and DeiT, none for MLA; every token for other encoders.
+    `decoder_args`: `num_upsamplings` (PUP), `classifier_kernel_size` and `align_corners` (MLA).
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size and (image_size[0], image_size[1])
+    vit = create_vit(
+        ENCODERS.get(encoder, encoder),
+        image_size=size,
+        in_channels=in_channels,
+        pretrained=pretrained,
+        drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+        encoder_args=encoder_args,
+    )
+    depth = len(vit.blocks)
+    blocks = mla_blocks(depth) if decoder == "mla" else (depth,)
+    aux_blocks = () if not auxiliary else blocks if decoder == "mla" else auxiliary_blocks(decoder, depth)
+    out_blocks = tuple(sorted({*blocks, *aux_blocks}))
+    papers_own = encoder in ENCODERS and isinstance(vit, VisionTransformer)
+    default_prefix: PrefixTokens = "all" if not papers_own else "none" if decoder == "mla" else "class"
+    vit_encoder = ViTEncoder(
+        vit, out_blocks=out_blocks, prefix_tokens=prefix_tokens or default_prefix, position_resize=position_resize
+    )
+    vit_encoder.set_grad_checkpointing(grad_checkpointing)
+    neck, head, aux_heads = build_setr_parts(
+        decoder,
+        embed_dim=vit_encoder.embed_dim,
+        blocks=out_blocks,
+        aux_blocks=aux_blocks,
+        num_classes=num_classes,
+        channels=channels,
+        norm=norm,
+        dropout=decoder_dropout,
+        **dict(decoder_args or {}),
+    )
+    return Segmenter(
+        vit_encoder,
+        head,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        size_multiple=vit_encoder.patch_size,
+        neck=neck,
+        auxiliary_heads=aux_heads,
+    )
+
+
+def _setr_builder(decoder: str, encoder: str) -> Callable[..., nn.Module]:
+    def build(**kwargs: Any) -> nn.Module:
+        return create_setr(decoder, encoder, **kwargs)
+
+    build.__signature__ = inspect.signature(create_setr)  # type: ignore[attr-defined]
+    return build
+
+
+SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
+    f"setr_{decoder}_{encoder}": _setr_builder(decoder, encoder) for decoder in SETR_DECODERS for encoder in ENCODERS
+}
+KINDS: dict[str, dict[str, Callable[..., nn.Module]]] = {"segmentation": SEGMENTERS}
+
+
+def list_models(pattern: str = "*", *, kind: str | None = None) -> list[str]:
+    """Names `create_model` knows, sorted; `pattern` is a shell wildcard ("setr_pup_*"), `kind` a task.
+
+    Beyond the list, `setr_{naive,pup,mla}_NAME` works for any plain ViT that timm knows as NAME.
+    """
+    if kind is not None and kind not in KINDS:
+        raise unknown_name("kind of model", kind, KINDS)
+    kinds = KINDS if kind is None else {kind: KINDS[kind]}
+    return sorted(name for models in kinds.values() for name in models if fnmatch(name, pattern))
+
+
+def model_kind(name: str) -> str:
+    """The task of a model name: "segmentation" ... UserError for an unknown name."""
+    return _find(name)[0]
+
+
+def create_model(name: str, *, num_classes: int, **kwargs: Any) -> nn.Module:
+    """Build a model by name; `kwargs` are those of its builder (`create_setr` for the SETR family).
+
+    The result carries `config`, the arguments that rebuild it. UserError for an unknown name or argument.
+
+    >>> model = create_model("setr_pup_vit_tiny", num_classes=11, image_size=(360, 480))
+    """
+    _, build = _find(name)
+    known = [p.name for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for key in kwargs:
+        if key not in known:
+            raise unknown_name(f"argument of {name}", key, known)
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        raise UserError(f"num_classes must be a whole number of at least 1, not {num_classes!r}")
+    model = build(num_classes=num_classes, **kwargs)
+    model.config = {"name": name, "num_classes": num_classes, **kwargs}
+    return model
+
+
+def _find(name: str) -> tuple[str, Callable[..., nn.Module]]:
+    for kind, models in KINDS.items():
+        if name in models:
+            return kind, models[name]
+    open_ended = re.fullmatch(r"setr_(naive|pup|mla)_(.+)", name)
+    if open_ended and timm.is_model(open_ended[2]):
+        return "segmentation", _setr_builder(open_ended[1], open_ended[2])
+    raise unknown_name("model", name, list_models())
