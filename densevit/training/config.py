@@ -1,0 +1,200 @@
+"""The numbers of a segmentation experiment: frozen, keyword-only, validated, one home for every default.
+
+Nothing heavy is imported here: the command line reads these classes to know its options. Sizes are (H, W) in pixels,
+a step is one optimizer update, pixel values are on the 0-255 scale.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from densevit.errors import UserError
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise UserError(message) unless `condition` holds."""
+    if not condition:
+        raise UserError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which model."""
+
+    name: str = "setr_pup_vit_small"
+    """A name of `densevit models`, or setr_{naive,pup,mla}_NAME for any plain ViT of timm."""
+    pretrained: bool | str = False
+    """True: the encoder's weights from timm; a path, URL or hub name: from there; False: from random numbers."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of `densevit.create_model`, such as {drop_path_rate: 0.1}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images, and how they are augmented (Sec. 4.1)."""
+
+    name: str = "scenes"
+    """A data set: scenes, folder, camvid, ade20k, cityscapes ..."""
+    root: str | None = None
+    """Its folder, where it is made of files."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the data set."""
+    train_split: str = "train"
+    """Split to train on."""
+    val_split: str = "val"
+    """Split to validate on."""
+    batch_size: int = 8
+    """Images in one forward pass, over all devices together."""
+    num_workers: int = 2
+    """Processes that load images, per device; 0 loads in the main process."""
+    crop_size: tuple[int, int] = (512, 512)
+    """Height and width of a training crop."""
+    resize_base: tuple[int, int] | None = None
+    """Long and short side that the random resize starts from; None: the image's own size."""
+    ratio_range: tuple[float, float] = (0.5, 2.0)
+    """Range of the random resize."""
+    cat_max_ratio: float = 0.75
+    """A crop is drawn again (up to 10 times) while one class covers more than this share of it; 1 turns this off."""
+    flip: float = 0.5
+    """Probability of a horizontal flip."""
+    photometric: bool = True
+    """Random brightness, contrast, saturation and hue."""
+    mean: tuple[float, ...] = (123.675, 116.28, 103.53)
+    """Per-channel mean that is subtracted, RGB."""
+    std: tuple[float, ...] = (58.395, 57.12, 57.375)
+    """Per-channel standard deviation that is divided by, RGB."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, f"data.batch_size must be at least 1, not {self.batch_size}")
+        require(self.num_workers >= 0, f"data.num_workers cannot be negative ({self.num_workers})")
+        require(min(self.crop_size) >= 1, f"data.crop_size must be positive, not {self.crop_size}")
+        low, high = self.ratio_range
+        require(0 < low <= high, f"data.ratio_range must be 0 < low <= high, not {self.ratio_range}")
+        require(0 <= self.flip <= 1, f"data.flip is a probability, not {self.flip}")
+        require(0 < self.cat_max_ratio <= 1, f"data.cat_max_ratio must be in (0, 1], not {self.cat_max_ratio}")
+        require(min(self.std, default=0) > 0, f"data.std must be above 0, not {self.std}")
+        require(len(self.mean) == len(self.std), "data.mean and data.std must have one number per channel each")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimizer and learning-rate schedule."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD for SETR, AdamW for HLG and for training from scratch."""
+    lr: float = 0.01
+    """Learning rate of the encoder after warm-up."""
+    head_lr_mult: float = 10.0
+    """Factor on the learning rate of the decoder and the auxiliary heads (the neck of MLA counts as encoder)."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Betas of AdamW."""
+    weight_decay: float = 0.0
+    """Weight decay; never on norms, biases, positions and class tokens for AdamW."""
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    """Shape of the learning rate after warm-up."""
+    poly_power: float = 0.9
+    """Exponent of the poly schedule."""
+    min_lr: float = 0.0
+    """Floor of the learning rate, the same for every group."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
+    warmup_start_lr: float = 1e-6
+    """Learning rate at the first step of the warm-up."""
+    clip_grad_norm: float | None = None
+    """Largest norm of the gradient; None: not clipped."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, f"optim.lr must be above 0, not {self.lr}")
+        require(self.warmup_steps >= 0, f"optim.warmup_steps cannot be negative ({self.warmup_steps})")
+        require(self.weight_decay >= 0, f"optim.weight_decay cannot be negative ({self.weight_decay})")
+        require(self.min_lr <= self.lr, f"optim.min_lr {self.min_lr} is above optim.lr {self.lr}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Pixel-wise loss."""
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+    """The paper's loss."""
+    class_weights: tuple[float, ...] | None = None
+    """One weight per class; None: all alike."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    mean_over: Literal["labelled", "all"] = "labelled"
+    """Average over labelled pixels, or over all pixels including ignored ones as the authors' code does."""
+    auxiliary_weight: float = 0.4
+    """Weight of each auxiliary head's loss."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.label_smoothing < 1, f"loss.label_smoothing must be in [0, 1), not {self.label_smoothing}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, where and with what precision."""
+
+    num_steps: int = 10_000
+    """Optimizer updates."""
+    val_every_steps: int = 1_000
+    """Validate after this many steps, and at the end."""
+    log_every_steps: int = 20
+    """Write losses and learning rate after this many steps."""
+    early_stopping: int | None = None
+    """Stop after this many validations without a better mIoU; None: never."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the forward and backward pass (weights stay fp32)."""
+    accumulate: int = 1
+    """Forward passes per optimizer update."""
+    seed: int = 0
+    """Seed of weights, sample order and augmentation."""
+    accelerator: str = "auto"
+    """Lightning's accelerator: auto, cpu, gpu ..."""
+    devices: int | str = "auto"
+    """Lightning's devices: auto or a number."""
+    num_sample_pictures: int = 4
+    """Validation images drawn into TensorBoard and the run folder at each validation."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "val_every_steps", "log_every_steps", "accumulate"):
+            require(getattr(self, name) >= 1, f"train.{name} must be at least 1, not {getattr(self, name)}")
+        stop = self.early_stopping
+        require(stop is None or stop >= 1, f"train.early_stopping must be at least 1 or null, not {stop}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """How an image is segmented outside training (whole image, or overlapping windows whose logits are averaged)."""
+
+    mode: Literal["whole", "slide"] = "whole"
+    """Whole image at once, or sliding window."""
+    resize: tuple[int, int] | None = None
+    """Long and short side that the image is brought to first, proportions kept; None: its own size."""
+    crop_size: tuple[int, int] = (512, 512)
+    """Height and width of a window."""
+    stride: tuple[int, int] = (341, 341)
+    """Steps between windows, down and across; the paper uses two thirds of the window."""
+    window_batch: int = 4
+    """Windows that go through the model together."""
+    scales: tuple[float, ...] = (1.0,)
+    """Scales whose probabilities are averaged; the paper's are 0.5, 0.75, 1, 1.25, 1.5, 1.75."""
+    flip: bool = False
+    """Average with the mirrored image."""
+
+    def __post_init__(self) -> None:
+        for step, side in zip(self.stride, self.crop_size, strict=True):
+            require(1 <= step <= side, f"eval.stride {self.stride} leaves gaps between windows of {self.crop_size}")
+        require(len(self.scales) > 0 and min(self.scales) > 0, f"eval.scales must be above 0, not {self.scales}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationExperiment:
+    """A semantic segmentation experiment: everything that `densevit fit` needs."""
+
+    task: Literal["segmentation"] = "segmentation"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)

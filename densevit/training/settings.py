@@ -1,0 +1,159 @@
+"""From a recipe name, a YAML file and command-line overrides to one resolved experiment, and back to files.
+
+Order, later wins: the recipe, the file, the overrides (`--train.num_steps=10`). A file may name its recipe with a
+top-level `recipe:` key. Unknown keys are refused with near matches.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+
+from densevit.errors import UserError, unknown_name
+from densevit.training.config import SegmentationExperiment
+from densevit.training.recipes import get_recipe
+
+EXPERIMENTS: dict[str, type[Any]] = {"segmentation": SegmentationExperiment}
+"""Task -> its experiment."""
+Experiment = SegmentationExperiment
+
+
+def resolve(*, recipe: str | None = None, config: str | Path | None = None, overrides: Sequence[str] = ()) -> Experiment:
+    """Build the experiment that a command line means; UserError for anything unknown or out of range.
+
+    `overrides` are arguments such as ["--train.num_steps=10"] or ["--train.num_steps", "10"].
+    """
+    values = _read_yaml(config) if config is not None else {}
+    named = values.pop("recipe", None)
+    if recipe is not None and named is not None and recipe != named:
+        raise UserError(f"--recipe {recipe} and the recipe {named} of {config} disagree; give one of them")
+    recipe = recipe or named
+    if recipe is None and config is None:
+        raise UserError("give --recipe NAME (see `densevit recipes`) or --config FILE")
+    base = get_recipe(recipe) if recipe is not None else _default(values.get("task"), config)
+    return _parse(base, values, [*overrides])
+
+
+def experiment_from_dict(values: Mapping[str, Any]) -> Experiment:
+    """The experiment stored as plain values, such as the `config.yaml` of a run."""
+    return _parse(_default(values.get("task"), None), dict(values), [])
+
+
+def experiment_to_dict(experiment: Experiment) -> dict[str, Any]:
+    """Plain values: dicts, lists, strings, numbers, booleans, None."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(experiment)))
+    return values
+
+
+def save_experiment(experiment: Experiment, path: Path) -> None:
+    """Write an experiment as YAML that `--config` reads back."""
+    text = yaml.safe_dump(experiment_to_dict(experiment), sort_keys=False, allow_unicode=True, default_flow_style=None)
+    path.write_text(text, encoding="utf-8")
+
+
+def setting_keys(experiment_type: type[Any]) -> list[str]:
+    """Every dotted key, such as "train.num_steps"."""
+    keys = []
+    hints = get_type_hints(experiment_type)
+    for item in fields(experiment_type):
+        kind = hints[item.name]
+        if is_dataclass(kind):
+            keys += [f"{item.name}.{key}" for key in setting_keys(kind)]  # type: ignore[arg-type]
+        else:
+            keys.append(item.name)
+    return keys
+
+
+def _default(task: str | None, source: str | Path | None) -> Experiment:
+    if task is None:
+        raise UserError(f"{source or 'the configuration'} must say its task; add one of: " + ", ".join(
+            f"task: {name}" for name in EXPERIMENTS
+        ) + " (or recipe: NAME)")
+    if task not in EXPERIMENTS:
+        raise unknown_name("task", task, EXPERIMENTS)
+    experiment: Experiment = EXPERIMENTS[task]()
+    return experiment
+
+
+def _read_yaml(path: str | Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"there is no configuration file {path}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold settings such as 'train: {{num_steps: 100}}', not {type(values).__name__}")
+    return values
+
+
+def _parse(base: Experiment, values: dict[str, Any], overrides: list[str]) -> Experiment:
+    from jsonargparse import ArgumentParser
+
+    keys = setting_keys(type(base))
+    flat = _flatten(values, keys)
+    overrides = _joined(overrides)
+    for key in [*flat, *(item[2:].partition("=")[0] for item in overrides)]:
+        if not _is_known(key, keys):
+            raise unknown_name("setting", key, keys)
+    defaults = asdict(base)
+    changed = flat | dict(item[2:].partition("=")[::2] for item in overrides)
+    if changed.get("data.name", base.data.name) != base.data.name:
+        defaults["data"]["args"] = {}  # a recipe's arguments belong to its own data set
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(type(base), None)
+    parser.set_defaults(defaults)
+    arguments = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in flat.items()]
+    try:
+        namespace = parser.instantiate(parser.parse_args(arguments + overrides))
+        experiment: Experiment = type(base)(**vars(namespace))
+    except UserError:
+        raise
+    except Exception as error:  # argparse's own kinds differ between versions
+        raise UserError(_one_line(error)) from error
+    return experiment
+
+
+def _flatten(values: Mapping[str, Any], keys: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    """Nested settings -> dotted ones; a dictionary that is itself a value (`model.args`) stays whole."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and key not in keys:
+            if not any(known.startswith(key + ".") for known in keys):
+                raise unknown_name("setting", key, {k.rpartition(".")[0] or k for k in keys} | set(keys))
+            flat |= _flatten(value, keys, key + ".")
+        else:
+            flat[key] = value
+    return flat
+
+
+def _is_known(key: str, keys: Sequence[str]) -> bool:
+    open_ended = ("model.args.", "data.args.")
+    return key in keys or key.startswith(open_ended)
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """["--a.b", "1", "--c=2"] -> ["--a.b=1", "--c=2"]; UserError for a stray word or a key without value."""
+    joined: list[str] = []
+    waiting: str | None = None
+    for argument in arguments:
+        if waiting is not None:
+            joined.append(f"{waiting}={argument}")
+            waiting = None
+        elif not argument.startswith("--"):
+            raise UserError(f"cannot place {argument!r}; settings look like --train.num_steps=100")
+        elif "=" in argument:
+            joined.append(argument)
+        else:
+            waiting = argument
+    if waiting is not None:
+        raise UserError(f"{waiting} needs a value, as in {waiting}=VALUE")
+    return joined
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).replace('Parser key "', 'setting "').split())
