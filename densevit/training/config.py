@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from densevit.errors import UserError
+from densevit.inference.settings import InferenceConfig
 
 
 def require(condition: bool, message: str) -> None:
@@ -99,8 +100,8 @@ class OptimConfig:
     """Floor of the learning rate, the same for every group."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
-    warmup_start_lr: float = 1e-6
-    """Learning rate at the first step of the warm-up."""
+    warmup_ratio: float = 1e-6
+    """Share of the scheduled learning rate at which the warm-up starts."""
     clip_grad_norm: float | None = None
     """Largest norm of the gradient; None: not clipped."""
 
@@ -163,31 +164,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
-    """How an image is segmented outside training (whole image, or overlapping windows whose logits are averaged)."""
-
-    mode: Literal["whole", "slide"] = "whole"
-    """Whole image at once, or sliding window."""
-    resize: tuple[int, int] | None = None
-    """Long and short side that the image is brought to first, proportions kept; None: its own size."""
-    crop_size: tuple[int, int] = (512, 512)
-    """Height and width of a window."""
-    stride: tuple[int, int] = (341, 341)
-    """Steps between windows, down and across; the paper uses two thirds of the window."""
-    window_batch: int = 4
-    """Windows that go through the model together."""
-    scales: tuple[float, ...] = (1.0,)
-    """Scales whose probabilities are averaged; the paper's are 0.5, 0.75, 1, 1.25, 1.5, 1.75."""
-    flip: bool = False
-    """Average with the mirrored image."""
-
-    def __post_init__(self) -> None:
-        for step, side in zip(self.stride, self.crop_size, strict=True):
-            require(1 <= step <= side, f"eval.stride {self.stride} leaves gaps between windows of {self.crop_size}")
-        require(len(self.scales) > 0 and min(self.scales) > 0, f"eval.scales must be above 0, not {self.scales}")
-
-
-@dataclass(frozen=True, kw_only=True)
 class SegmentationExperiment:
     """A semantic segmentation experiment: everything that `densevit fit` needs."""
 
@@ -197,4 +173,4 @@ class SegmentationExperiment:
     optim: OptimConfig = field(default_factory=OptimConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
+    eval: InferenceConfig = field(default_factory=InferenceConfig)

@@ -1,13 +1,10 @@
 """Named experiments: data set x model x schedule, derived from each other so that no number is written twice."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from densevit.errors import unknown_name
 from densevit.training.config import (
     DataConfig,
-    EvalConfig,
-    LossConfig,
     ModelConfig,
     OptimConfig,
     SegmentationExperiment,

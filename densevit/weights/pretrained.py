@@ -41,7 +41,7 @@ class ModelInfo:
     std: tuple[float, ...]
     """Per-channel standard deviation of the input, on the 0-255 scale."""
     inference: Mapping[str, Any] = field(default_factory=dict)
-    """How the model was evaluated (`EvalConfig` as a dict): whole image or sliding window, resizing, scales."""
+    """How the model was evaluated (`InferenceConfig` as a dict): whole image or sliding window, resizing, scales."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Scores on the validation split at the time of saving."""
     training: Mapping[str, Any] = field(default_factory=dict)

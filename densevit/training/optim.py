@@ -1,0 +1,67 @@
+"""Parameter groups and learning-rate schedules, counted in optimizer steps (Sec. 4.1 and the authors' configuration)."""
+
+import math
+
+from torch import nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from densevit.training.config import OptimConfig
+
+HEAD_PREFIXES = ("decoder.", "auxiliary_heads.")
+"""Parameters trained at `head_lr_mult` times the rate; the neck of MLA is no head."""
+
+UNDECAYED = ("pos_embed", "cls_token", "dist_token", "reg_token", "bias_tables", "relative_bias")
+
+
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
+    """At most four groups: encoder and head, each with and without weight decay (norms, biases, positions, tokens)."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decayed = parameter.ndim > 1 and not any(part in name for part in UNDECAYED)
+            groups.setdefault((name.startswith(HEAD_PREFIXES), decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": config.lr * (config.head_lr_mult if head else 1.0),
+            "weight_decay": config.weight_decay if decayed else 0.0,
+            "name": f"{'head' if head else 'encoder'}{'' if decayed else ', no decay'}",
+        }
+        for (head, decayed), parameters in sorted(groups.items())
+    ]
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
+    groups = parameter_groups(model, config)
+    if config.optimizer == "sgd":
+        return SGD(groups, lr=config.lr, momentum=config.momentum)
+    return AdamW(groups, lr=config.lr, betas=config.betas)
+
+
+def learning_rate(step: int, *, base_lr: float, num_steps: int, config: OptimConfig) -> float:
+    """Learning rate of update `step` (from 0) for a group whose full rate is `base_lr`.
+
+    poly: (base - min) * (1 - step / num_steps) ** power + min, with the same floor for every group. During the warm-up
+    the scheduled rate is multiplied by a factor that rises linearly from `warmup_ratio` to 1.
+    """
+    progress = min(step / num_steps, 1.0)
+    if config.schedule == "poly":
+        share = (1 - progress) ** config.poly_power
+    elif config.schedule == "cosine":
+        share = (1 + math.cos(math.pi * progress)) / 2
+    else:
+        share = 1.0
+    lr = (base_lr - config.min_lr) * share + config.min_lr
+    if step < config.warmup_steps:
+        lr *= 1 - (1 - step / config.warmup_steps) * (1 - config.warmup_ratio)
+    return lr
+
+
+def build_schedule(optimizer: Optimizer, config: OptimConfig, *, num_steps: int) -> LambdaLR:
+    """A scheduler to step after every update."""
+
+    def factor(base_lr: float) -> "type[object] | object":
+        return lambda step: learning_rate(step, base_lr=base_lr, num_steps=num_steps, config=config) / base_lr
+
+    return LambdaLR(optimizer, [factor(group["lr"]) for group in optimizer.param_groups])  # type: ignore[misc]
