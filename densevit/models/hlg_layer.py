@@ -1,0 +1,287 @@
+"""The HLG transformer layer (Sec. 3.3): DWMLP, spatial smoothing, local and global attention with shared projections.
+
+Shapes: B batch, H W map, C channels, R window size. Maps are (B, H, W, C) and contiguous from stem to head, which is
+torch's channels-last layout seen from the other side: linear layers, norms and windows use it as it is, convolutions
+through a permuted view, and nothing is ever copied between the two.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, SqueezeExcite
+from torch import Tensor, nn
+
+from densevit.errors import unknown_name
+from densevit.models.position_bias import (
+    DynamicPositionBias,
+    axis_offsets,
+    crop_window_bias,
+    gather_bias,
+    window_bias,
+)
+from densevit.models.windows import WindowGrid, merge, pad_map, partition, pool_windows, window_grid
+
+WINDOW_EMBEDDINGS = ("avgpool", "maxpool", "dwconv")
+LOCAL_KEYS = ("query", "own")
+MAX_BIAS_ELEMENTS = 2**22
+"""Largest position bias, in elements, that is laid out at once; beyond it the queries are taken in chunks of rows."""
+
+
+def conv_nhwc(conv: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Apply a module that expects (B, C, H, W) to a (B, H, W, C) map: views only."""
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class DWMLP(nn.Module):
+    """(B, H, W, C_in) -> (B, ceil(H / stride), ceil(W / stride), C).
+
+    1x1 to 4 * C_in, BN, GELU, 3x3 depth-wise, BN, GELU, 1x1 to C. The hidden width follows the input width: no other
+    choice fits the paper's counts, and neither does the text's squeeze-and-excitation (off by default).
+    """
+
+    def __init__(
+        self, in_dim: int, dim: int, *, stride: int = 1, mlp_ratio: float = 4.0, squeeze_excite: bool = False
+    ) -> None:
+        super().__init__()
+        hidden = int(in_dim * mlp_ratio)
+        self.expand = nn.Linear(in_dim, hidden)
+        self.norm1 = nn.BatchNorm2d(hidden)
+        self.depthwise = nn.Conv2d(hidden, hidden, 3, stride=stride, padding=1, groups=hidden)
+        self.norm2 = nn.BatchNorm2d(hidden)
+        self.squeeze = SqueezeExcite(hidden, rd_ratio=0.25) if squeeze_excite else nn.Identity()
+        self.project = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(conv_nhwc(self.norm1, self.expand(x)))
+        x = F.gelu(conv_nhwc(self.norm2, conv_nhwc(self.depthwise, x)))
+        return self.project(conv_nhwc(self.squeeze, x))
+
+
+class SpatialSmoothing(nn.Module):
+    """x -> GELU(x + S(x)), S = 1x1 to C / 4, BN, GELU, 3x3, BN, GELU, 1x1 to C, BN: (B, H, W, C) kept.
+
+    In the paper's counts and in the published code, not in its text.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        hidden = dim // 4
+        self.reduce = nn.Linear(dim, hidden, bias=False)
+        self.norm1 = nn.BatchNorm2d(hidden)
+        self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(hidden)
+        self.expand = nn.Linear(hidden, dim, bias=False)
+        self.norm3 = nn.BatchNorm2d(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.gelu(conv_nhwc(self.norm1, self.reduce(x)))
+        y = F.gelu(conv_nhwc(self.norm2, conv_nhwc(self.conv, y)))
+        return F.gelu(x + conv_nhwc(self.norm3, self.expand(y)))
+
+
+class WindowEmbedding(nn.Module):
+    """One token per window, then LN (Z_G): (B, H, W, C) -> (B, windows, C). Padded cells take no part."""
+
+    def __init__(self, dim: int, *, kind: str, window_size: int) -> None:
+        super().__init__()
+        if kind not in WINDOW_EMBEDDINGS:
+            raise unknown_name("window embedding", kind, WINDOW_EMBEDDINGS)
+        self.kind = kind
+        self.conv = None if kind != "dwconv" else nn.Conv2d(dim, dim, window_size, stride=window_size, groups=dim)
+        self.norm = nn.LayerNorm(dim)
+
+    def _pool(self, windows: Tensor) -> Tensor:
+        if self.conv is None:
+            return windows.mean(dim=(2, 5)) if self.kind == "avgpool" else windows.amax(dim=(2, 5))
+        rows, columns = windows.shape[2], windows.shape[5]  # a short window meets the kernel's first rows and columns
+        kernel = self.conv.weight[:, 0, :rows, :columns].permute(1, 2, 0)[:, None, None, :, None]
+        pooled = (windows * kernel).sum(dim=(2, 5))
+        return pooled if self.conv.bias is None else pooled + self.conv.bias
+
+    def forward(self, x: Tensor, grid: WindowGrid) -> Tensor:
+        return self.norm(pool_windows(x, grid, self._pool))
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, ..., C) -> (B, heads, N, C / heads), a view where the middle dimensions are contiguous."""
+    return x.flatten(1, -2).unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+class BiasedAttention(nn.Module):
+    """Attention of map queries on keys at given places, with a bias by offset; never the full bias of a large map."""
+
+    def __init__(self, dim: int, *, num_heads: int, position_bias: bool = True) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.bias = DynamicPositionBias(dim, num_heads=num_heads) if position_bias else None
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, centers: tuple[list[int], list[int]]) -> Tensor:
+        """q (B, H, W, C), k and v (B, nh * nw, C) -> (B, H, W, C).
+
+        `centers` are the keys' doubled coordinates per axis, in cells of the query map.
+        """
+        B, H, W, C = q.shape
+        k, v = split_heads(k, self.num_heads), split_heads(v, self.num_heads)
+        if self.bias is None:
+            out = F.scaled_dot_product_attention(split_heads(q, self.num_heads), k, v)
+            return out.transpose(1, 2).reshape(B, H, W, C)
+        y = axis_offsets(H, centers[0], device=q.device)
+        x = axis_offsets(W, centers[1], device=q.device)
+        table = self.bias(y.values, x.values).to(v.dtype)
+        rows = max(1, MAX_BIAS_ELEMENTS // (self.num_heads * W * k.shape[2]))
+        parts = []
+        for top in range(0, H, rows):
+            bias = gather_bias(table, y.index[top : top + rows], x.index)
+            queries = split_heads(q[:, top : top + rows], self.num_heads)
+            parts.append(F.scaled_dot_product_attention(queries, k, v, attn_mask=bias).transpose(1, 2))
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return out.reshape(B, H, W, C)
+
+
+class LocalGlobalAttention(nn.Module):
+    """Local attention in windows, then global attention on one token per window (Eq. 4-9): (B, H, W, C) kept.
+
+    W_Q, W_K and W_V are one parameter each for both steps (Eq. 8). With `local_key` "query" the local key is the
+    query itself, as the paper's 4.7 G require; "own" uses W_K there too, Eq. 4 to the letter.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        window_size: int = 7,
+        dilation: int | str = 1,
+        window_embedding: str = "avgpool",
+        local_key: str = "query",
+        position_bias: bool = True,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if local_key not in LOCAL_KEYS:
+            raise unknown_name("local key", local_key, LOCAL_KEYS)
+        self.num_heads, self.window_size, self.dilation = num_heads, window_size, dilation
+        self.local_key = local_key
+        self.norm = nn.LayerNorm(dim)
+        self.q, self.k, self.v = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.local_bias = DynamicPositionBias(dim, num_heads=num_heads) if position_bias else None
+        self.norm_query = nn.LayerNorm(dim)
+        self.mix_query = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.embed = WindowEmbedding(dim, kind=window_embedding, window_size=window_size)
+        self.attend = BiasedAttention(dim, num_heads=num_heads, position_bias=position_bias)
+        self.project = nn.Linear(dim, dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = window_grid((x.shape[1], x.shape[2]), window_size=self.window_size, dilation=self.dilation)
+        normed = self.norm(x)
+        q, v = self.q(normed), self.v(normed)
+        key = q if self.local_key == "query" else self.k(normed)
+        local = self._local(q, key, v, grid)
+        x = x + local
+        q = q + conv_nhwc(self.mix_query, self.norm_query(local))  # Eq. 9
+        embedded = self.embed(pad_map(x, grid), grid)
+        centers = tuple([c for run in runs for c in run.centers_doubled()] for runs in (grid.runs_y, grid.runs_x))
+        attended = self.attend(q, self.k(embedded), self.v(embedded), centers=(centers[0], centers[1]))
+        return x + self.drop_path(self.project(attended))
+
+    def _local(self, q: Tensor, k: Tensor, v: Tensor, grid: WindowGrid) -> Tensor:
+        """Eq. 4, 5 without the residual, in every window of the grid: (B, H, W, C) kept."""
+        bias = None
+        if self.local_bias is not None:
+            bias = window_bias(self.local_bias, window_size=self.window_size, device=q.device).to(v.dtype)
+        parts = (partition(pad_map(t, grid), grid) for t in ((q, v) if k is q else (q, v, k)))
+        outputs = []
+        for group, (query, value, *rest) in zip(grid.groups, zip(*parts, strict=True), strict=True):
+            B, windows, tokens, _ = query.shape
+            query, value, key = (
+                split_heads(t.flatten(0, 1), self.num_heads) for t in (query, value, rest[0] if rest else query)
+            )
+            mask = None
+            if bias is not None:
+                shape = (group[0].tokens, group[1].tokens)
+                mask = crop_window_bias(bias, window_size=self.window_size, tokens=shape)
+            out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            outputs.append(out.transpose(1, 2).reshape(B, windows, tokens, -1))
+        return merge(outputs, grid)
+
+
+class FullAttention(nn.Module):
+    """Self-attention over the whole map with a position bias (stage 4): (B, H, W, C) kept."""
+
+    def __init__(self, dim: int, *, num_heads: int, position_bias: bool = True) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.attend = BiasedAttention(dim, num_heads=num_heads, position_bias=position_bias)
+        self.project = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, H, W, _ = x.shape
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        centers = list(range(0, 2 * H, 2)), list(range(0, 2 * W, 2))
+        return self.project(self.attend(q, k.flatten(1, 2), v.flatten(1, 2), centers=centers))
+
+
+class Downsample(nn.Sequential):
+    """Shortcut of a layer that halves the map: 3x3 convolution of stride 2 with C_in groups, BN, GELU."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        conv = nn.Conv2d(in_dim, dim, 3, stride=2, padding=1, groups=in_dim, bias=False)
+        super().__init__(conv, nn.BatchNorm2d(dim), nn.GELU())
+
+
+class HLGLayer(nn.Module):
+    """DWMLP (post-norm residual), spatial smoothing, attention: (B, H, W, C_in) -> (B, H', W', C).
+
+    With `full_attention` (stage 4) there is no smoothing and no local step: x + drop_path(LN(attention(x))).
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        dim: int,
+        *,
+        num_heads: int,
+        stride: int = 1,
+        full_attention: bool = False,
+        window_size: int = 7,
+        dilation: int | str = 1,
+        window_embedding: str = "avgpool",
+        local_key: str = "query",
+        position_bias: bool = True,
+        mlp_ratio: float = 4.0,
+        squeeze_excite: bool = False,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.shortcut = Downsample(in_dim, dim) if stride > 1 or in_dim != dim else None
+        self.mlp = DWMLP(in_dim, dim, stride=stride, mlp_ratio=mlp_ratio, squeeze_excite=squeeze_excite)
+        self.norm1 = nn.LayerNorm(dim)
+        self.drop_path = DropPath(drop_path)
+        self.smooth = None if full_attention else SpatialSmoothing(dim)
+        self.attn: nn.Module
+        if full_attention:
+            self.attn = FullAttention(dim, num_heads=num_heads, position_bias=position_bias)
+            self.norm2: nn.LayerNorm | None = nn.LayerNorm(dim)
+        else:
+            self.attn = LocalGlobalAttention(
+                dim,
+                num_heads=num_heads,
+                window_size=window_size,
+                dilation=dilation,
+                window_embedding=window_embedding,
+                local_key=local_key,
+                position_bias=position_bias,
+                drop_path=drop_path,
+            )
+            self.norm2 = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.shortcut is None else conv_nhwc(self.shortcut, x)
+        x = shortcut + self.drop_path(self.norm1(self.mlp(x)))
+        if self.smooth is not None:
+            x = self.smooth(x)
+        if self.norm2 is None:
+            return self.attn(x)
+        return x + self.drop_path(self.norm2(self.attn(x)))

@@ -1,0 +1,79 @@
+"""Dynamic position bias (HLG, B_W of Eq. 5 and B_G of Eq. 7) as a small table of offsets.
+
+A little MLP maps the offset (dy, dx) between a query and a key to one number per head. It is run once on every
+distinct offset of a map size; attention reads the numbers out of that table. Shapes: Uy Ux distinct offsets per axis,
+H W query map, nh nw keys per axis.
+"""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+class DynamicPositionBias(nn.Module):
+    """Offset (dy, dx) -> bias per head: Linear(2, d), then three times LayerNorm, ReLU, Linear; d = dim / 16."""
+
+    def __init__(self, dim: int, *, num_heads: int) -> None:
+        super().__init__()
+        hidden = max(dim // 16, 1)
+        self.first = nn.Linear(2, hidden)
+        layers: list[nn.Module] = []
+        for width in (hidden, hidden, num_heads):
+            layers += [nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, width)]
+        self.rest = nn.Sequential(*layers)
+
+    def forward(self, offsets_y: Tensor, offsets_x: Tensor) -> Tensor:
+        """Bias of every pair of offsets: (Uy,), (Ux,) -> (heads, Uy, Ux). Never autocast: bf16 rounds offsets."""
+        offsets = torch.stack(torch.meshgrid(offsets_y, offsets_x, indexing="ij"), dim=-1)
+        offsets, device = offsets.to(self.first.weight.dtype), offsets.device.type
+        with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
+            return self.rest(self.first(offsets)).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class AxisOffsets:
+    """The offsets between queries and keys along one axis, in cells."""
+
+    values: Tensor  # (U,) the distinct offsets, ascending
+    index: Tensor  # (queries, keys) position of each pair's offset in `values`
+
+
+def axis_offsets(num_queries: int, centers_doubled: list[int], *, device: torch.device | None = None) -> AxisOffsets:
+    """Offsets from query cells 0, 1, ... to keys at the given (doubled) coordinates: query minus key.
+
+    The values run in steps of one cell, or of half a cell where some keys lie between cells and others on them.
+    """
+    step = 1 if any((center - centers_doubled[0]) % 2 for center in centers_doubled) else 2
+    queries = torch.arange(num_queries, device=device) * 2
+    keys = torch.tensor(centers_doubled, device=device)
+    low = -max(centers_doubled)
+    count = (2 * (num_queries - 1) - min(centers_doubled) - low) // step + 1
+    values = (torch.arange(count, device=device) * step + low) / 2
+    return AxisOffsets(values, (queries[:, None] - keys[None, :] - low) // step)
+
+
+def gather_bias(table: Tensor, index_y: Tensor, index_x: Tensor) -> Tensor:
+    """Lay a table out for attention: (heads, Uy, Ux), (h, nh), (w, nw) -> (1, heads, h * w, nh * nw)."""
+    bias = table[:, index_y[:, None, :, None], index_x[None, :, None, :]]
+    return bias.flatten(3, 4).flatten(1, 2)[None]
+
+
+def window_bias(bias: DynamicPositionBias, *, window_size: int, device: torch.device | None = None) -> Tensor:
+    """B_W of Eq. 5 for one full window: (1, heads, R * R, R * R). The unit is one token of the window, whatever D is.
+
+    In cells the offsets of a dilated window would grow with the map; in tokens the table is the same at every size.
+    """
+    axis = axis_offsets(window_size, list(range(0, 2 * window_size, 2)), device=device)
+    return gather_bias(bias(axis.values, axis.values), axis.index, axis.index)
+
+
+def crop_window_bias(bias: Tensor, *, window_size: int, tokens: tuple[int, int]) -> Tensor:
+    """B_W for a window cut short to `tokens` (rows, columns): (1, heads, R * R, R * R) -> (1, heads, n, n)."""
+    R, (rows, columns) = window_size, tokens
+    if rows == columns == R:
+        return bias
+    heads = bias.shape[1]
+    square = bias.view(heads, R, R, R, R)[:, :rows, :columns, :rows, :columns]
+    return square.reshape(1, heads, rows * columns, rows * columns)

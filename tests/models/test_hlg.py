@@ -1,0 +1,139 @@
+"""The HLG family: the paper's counts, shapes at any size, training, checkpointing, saving."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from densevit.errors import UserError
+from densevit.models.hlg import DEPTHS_AS_PRINTED, HLG, HLG_VARIANTS, create_hlg
+
+COUNTS = {  # params in M, multiply-accumulates in G at 224, tolerance of the latter
+    "hlg_mobile": (4.3, 0.9, 0.03), "hlg_tiny": (11.0, 2.1, 0.05), "hlg_small": (24.2, 4.7, 0.03),
+    "hlg_medium": (47.8, 9.0, 0.03), "hlg_large": (84.2, 15.9, 0.03),
+}  # fmt: skip
+TINY = {"embed_dims": (16, 32, 32, 64), "num_heads": (1, 2, 2, 4), "depths": (2, 2, 2, 1)}
+
+
+def count(model, size=(224, 224)):
+    """(parameters in M, multiply-accumulates in G), attention matmuls included, without computing anything."""
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, *size, device="meta"))
+    return sum(p.numel() for p in model.parameters()) / 1e6, counter.get_total_flops() / 2e9
+
+
+def meta(name, **kwargs):
+    with torch.device("meta"):
+        return create_hlg(name, **kwargs).eval()
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_counts_are_those_of_table_7(name):
+    params, macs, tolerance = COUNTS[name]
+    ours = count(meta(name))
+    assert ours[0] == pytest.approx(params, rel=0.015)
+    assert ours[1] == pytest.approx(macs, rel=tolerance)
+
+
+def test_widths_heads_and_depths_of_table_1():
+    assert set(HLG_VARIANTS) == set(COUNTS)
+    large = HLG_VARIANTS["hlg_large"]
+    assert large == {"embed_dims": (128, 256, 512, 1024), "num_heads": (4, 8, 16, 32), "depths": (2, 2, 18, 2)}
+    assert HLG_VARIANTS["hlg_mobile"]["depths"] == (2, 2, 2, 2)
+    assert HLG_VARIANTS["hlg_medium"]["depths"] == (2, 2, 18, 2)
+
+
+def test_depths_as_printed_give_the_counts_of_the_notes():
+    assert count(meta("hlg_large", depths=DEPTHS_AS_PRINTED)) == pytest.approx((70.5, 13.4), rel=0.01)
+    assert count(meta("hlg_medium", depths=DEPTHS_AS_PRINTED)) == pytest.approx((40.0, 7.6), rel=0.01)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (97, 51), (32, 224), (5, 7)])
+def test_feature_maps_have_strides_4_to_32_at_any_size(size):
+    model = HLG(**TINY, features_only=True).eval()
+    maps = model(torch.randn(2, 3, *size))
+    for features, dim, stride in zip(maps, TINY["embed_dims"], (4, 8, 16, 32), strict=True):
+        assert features.shape == (2, dim, -(-size[0] // stride), -(-size[1] // stride))
+        assert features.is_contiguous(memory_format=torch.channels_last)
+    assert model.feature_info.channels() == list(TINY["embed_dims"])
+    assert model.feature_info.reduction() == [4, 8, 16, 32]
+
+
+def test_out_indices_choose_the_maps_and_their_norms():
+    torch.manual_seed(0)
+    model = HLG(**TINY, features_only=True, out_indices=(1, -2)).eval()
+    maps = model(torch.randn(1, 3, 64, 96))
+    assert [m.shape[1] for m in maps] == [32, 32]
+    assert model.feature_info.reduction() == [8, 16]
+    assert set(model.norms) == {"1", "2"}
+    means = maps[0].mean(dim=1)
+    torch.testing.assert_close(means, torch.zeros_like(means), atol=1e-5, rtol=0)
+
+
+def test_classifier_is_the_mean_of_the_last_normed_map():
+    model = HLG(**TINY, num_classes=5).eval()
+    images = torch.randn(2, 3, 64, 96)
+    features = model.forward_features(images)
+    expected = model.head(features.flatten(2).mean(-1))
+    torch.testing.assert_close(model(images), expected)
+    model.reset_classifier(0)
+    assert model(images).shape == (2, 64)
+
+
+def test_channels_last_and_contiguous_images_give_the_same():
+    model = HLG(**TINY, num_classes=5).eval()
+    images = torch.randn(2, 3, 64, 96)
+    torch.testing.assert_close(model(images.to(memory_format=torch.channels_last)), model(images))
+
+
+def test_every_parameter_gets_a_gradient():
+    torch.manual_seed(0)
+    model = HLG(**TINY, num_classes=5, drop_path_rate=0.1)
+    model(torch.randn(4, 3, 64, 96)).square().sum().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_gradient_checkpointing_changes_nothing():
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = HLG(**TINY, num_classes=5, drop_path_rate=0.2, grad_checkpointing=checkpointing)
+        torch.manual_seed(1)
+        model(torch.randn(3, 3, 64, 32)).square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for plain, checkpointed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checkpointed, rtol=1e-4, atol=1e-5)
+
+
+def test_a_small_model_fits_a_batch():
+    torch.manual_seed(0)
+    model = HLG(**TINY, num_classes=4)
+    images, labels = torch.randn(8, 3, 32, 64), torch.arange(8) % 4
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = torch.nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"out_indices": (0, 4), "features_only": True}, "stages 0 to 3"),
+        ({"dilation": 0}, "positive integer"),
+        ({"dilation": "side"}, "'side'"),
+        ({"window_embedding": "mean"}, "choose one of: avgpool, dwconv, maxpool"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(UserError, match=message):
+        HLG(**TINY, **arguments)
+
+
+def test_unknown_variant_names_the_near_match():
+    with pytest.raises(UserError, match="did you mean 'hlg_small'"):
+        create_hlg("hlg_smal")
