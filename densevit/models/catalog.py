@@ -11,11 +11,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from densevit.errors import UserError, unknown_name
+from densevit.models.encoders import create_vit
 from densevit.models.layers import NormName
 from densevit.models.position import PositionResize
 from densevit.models.segmenter import Segmenter
-from densevit.models.setr import auxiliary_blocks, build_setr_parts, mla_blocks
-from densevit.models.vit import PrefixTokens, ViTEncoder, create_vit
+from densevit.models.setr import SETR_DECODERS, auxiliary_blocks, build_setr_parts, mla_blocks
+from densevit.models.vit import PrefixTokens, ViTEncoder
 
 ENCODERS: dict[str, str] = {
     "vit_tiny": "vit_tiny_patch16_384.augreg_in21k_ft_in1k",
@@ -29,8 +30,6 @@ ENCODERS: dict[str, str] = {
     "beit_large": "beit_large_patch16_512.in22k_ft_in22k_in1k",
 }
 """Short encoder names (Table 2: vit_base is T-Base, vit_large is T-Large) -> timm names with their weights' tag."""
-
-SETR_DECODERS = ("naive", "pup", "mla")
 
 
 def create_setr(
@@ -57,7 +56,7 @@ def create_setr(
 
     `image_size` (H, W) is the grid at which positions are learned, any size runs. `auxiliary` adds the paper's
     auxiliary heads (training only). `channels` is the decoder's width (256). `prefix_tokens` None means the official
-    code's choice: the class token alone for Naive and PUP on ViT and DeiT, none for MLA; every token for other encoders.
+    code's choice: the class token alone for Naive and PUP on ViT and DeiT, none for MLA; all for other encoders.
     `decoder_args`: `num_upsamplings` (PUP), `classifier_kernel_size` and `align_corners` (MLA).
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size and (image_size[0], image_size[1])
@@ -68,6 +67,7 @@ def create_setr(
         pretrained=pretrained,
         drop_rate=drop_rate,
         drop_path_rate=drop_path_rate,
+        position_resize=position_resize,
         encoder_args=encoder_args,
     )
     depth = len(vit.blocks)
@@ -89,7 +89,7 @@ def create_setr(
         channels=channels,
         norm=norm,
         dropout=decoder_dropout,
-        **dict(decoder_args or {}),
+        decoder_args=decoder_args or {},
     )
     return Segmenter(
         vit_encoder,
@@ -147,7 +147,7 @@ def create_model(name: str, *, num_classes: int, **kwargs: Any) -> nn.Module:
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes must be a whole number of at least 1, not {num_classes!r}")
     model = build(num_classes=num_classes, **kwargs)
-    model.config = {"name": name, "num_classes": num_classes, **kwargs}
+    setattr(model, "config", {"name": name, "num_classes": num_classes, **kwargs})  # noqa: B010 (not a submodule)
     return model
 
 

@@ -15,8 +15,8 @@ from densevit.models.layers import resize
 class Segmenter(nn.Module):
     """Images (B, in_channels, H, W) -> logits (B, K, H, W), for any H x W.
 
-    Images whose sides are no multiples of `size_multiple` (the patch, or the deepest stride) are padded with zeros on the
-    right and below; logits are upsampled to the padded size and cropped, so labels stay registered to the pixel.
+    Images whose sides are no multiples of `size_multiple` (the patch, or the deepest stride) are padded with zeros on
+    the right and below; logits are upsampled to the padded size and cropped, so labels stay registered to the pixel.
     The neck maps the encoder's list of maps to the list that `decoder` and `auxiliary_heads` read.
     """
 

@@ -5,15 +5,20 @@ Decoders return low-resolution logits; the last bilinear upsampling to the image
 and bilinear upsampling commute, so every classifier runs before it: the same function for less time and memory.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torch import cat as concatenate
 
-from densevit.errors import UserError
+from densevit.errors import UserError, unknown_name
 from densevit.models.layers import NormName, conv_norm_relu, scale_up
+
+SETR_DECODERS = ("naive", "pup", "mla")
+DECODER_ARGS = ("num_upsamplings", "classifier_kernel_size", "align_corners")  # what one decoder has, others not
 
 
 class NaiveDecoder(nn.Module):
@@ -55,9 +60,7 @@ class PUPDecoder(nn.Module):
         self.factor = {4: 2, 2: 4}[num_upsamplings]
         self.norm = LayerNorm2d(in_channels, eps=1e-6)
         widths = [in_channels] + [channels] * num_upsamplings
-        self.convs = nn.ModuleList(
-            conv_norm_relu(a, b, kernel_size=3, norm=norm) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.convs = nn.ModuleList(conv_norm_relu(a, b, kernel_size=3, norm=norm) for a, b in pairwise(widths))
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
 
@@ -93,7 +96,7 @@ class MLANeck(nn.Module):
 
 
 class MLADecoder(nn.Module):
-    """Two 3x3 convs per aggregated stream, 4x upsampling, concatenation, classifier: M x (B, D, h, w) -> (B, K, 4h, 4w).
+    """M streams (B, D, h, w) -> (B, K, 4h, 4w): two 3x3 convs each, 4x upsampling, concatenation, classifier.
 
     `classifier_kernel_size` 1 fits the paper's tables; 3 is the authors' first code. `align_corners` of the 4x
     upsampling is True in the authors' code and False in mmsegmentation.
@@ -130,7 +133,7 @@ class MLADecoder(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """Deep supervision on one map (Sec. 4.1): LN, k x k conv, norm, ReLU, 1x1 classifier; 1x1 for Naive, 3x3 for PUP."""
+    """Deep supervision on one map (Sec. 4.1): LN, conv (1x1 for Naive, 3x3 for PUP), norm, ReLU, 1x1 classifier."""
 
     def __init__(
         self,
@@ -169,6 +172,8 @@ def auxiliary_blocks(decoder: str, depth: int) -> tuple[int, ...]:
         "naive": {24: (10, 15, 20), 12: (3, 6, 9)},
         "pup": {24: (10, 15, 20, 24), 12: (5, 8, 10, 12)},
     }
+    if decoder not in plans:
+        raise unknown_name("SETR decoder", decoder, SETR_DECODERS)
     base = 12 if depth < 18 else 24
     scaled = (max(1, (2 * block * depth + base) // (2 * base)) for block in plans[decoder][base])  # round half up
     return tuple(dict.fromkeys(scaled))
@@ -190,20 +195,25 @@ def build_setr_parts(
     num_classes: int,
     channels: int,
     norm: NormName,
-    **decoder_args: Any,
+    dropout: float,
+    decoder_args: Mapping[str, Any],
 ) -> tuple[nn.Module, nn.Module, list[nn.Module]]:
     """Neck, decoder and auxiliary heads of one SETR variant; `blocks` are the encoder's outputs, in order."""
+    kinds: dict[str, type[nn.Module]] = {"naive": NaiveDecoder, "pup": PUPDecoder, "mla": MLADecoder}
+    if decoder not in kinds:
+        raise unknown_name("SETR decoder", decoder, SETR_DECODERS)
+    own = [name for name in inspect.signature(kinds[decoder]).parameters if name in DECODER_ARGS]
+    for key in decoder_args:
+        if key not in own:
+            raise unknown_name(f"decoder_args key of SETR-{decoder}", key, own)
+    shared: dict[str, Any] = {"norm": norm, "dropout": dropout, **decoder_args}
+    aux_inputs = [blocks.index(block) for block in aux_blocks]
     if decoder == "mla":
         neck = MLANeck(embed_dim, channels=channels, norm=norm)
-        head = MLADecoder(channels, num_classes, channels=channels // 2, norm=norm, **decoder_args)
-        aux = [LinearAuxiliaryHead(channels, num_classes, in_index=blocks.index(b)) for b in aux_blocks]
-        return neck, head, list(aux)
-    kind, kernel_size = {"naive": (NaiveDecoder, 1), "pup": (PUPDecoder, 3)}[decoder]
-    head = kind(embed_dim, num_classes, channels=channels, norm=norm, **decoder_args)
-    aux_heads: list[nn.Module] = [
-        AuxiliaryHead(
-            embed_dim, num_classes, in_index=blocks.index(b), kernel_size=kernel_size, channels=channels, norm=norm
-        )
-        for b in aux_blocks
-    ]
-    return nn.Identity(), head, aux_heads
+        mla = MLADecoder(channels, num_classes, channels=channels // 2, **shared)
+        return neck, mla, [LinearAuxiliaryHead(channels, num_classes, in_index=i) for i in aux_inputs]
+    head = kinds[decoder](embed_dim, num_classes, channels=channels, **shared)
+    kernel_size = {"naive": 1, "pup": 3}[decoder]
+    aux_args: dict[str, Any] = {"kernel_size": kernel_size, "channels": channels, "norm": norm}
+    aux = [AuxiliaryHead(embed_dim, num_classes, in_index=i, **aux_args) for i in aux_inputs]
+    return nn.Identity(), head, [*aux]

@@ -1,0 +1,94 @@
+"""Building the timm model behind an encoder: by name, at the grid asked for, with or without timm's weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from timm.models.beit import Beit
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from densevit.errors import UserError, unknown_name
+from densevit.models.beit import attentions_with_table, resize_bias_table
+from densevit.models.position import PositionResize, resize_position_embedding
+from densevit.models.vit import PlainViT, num_positioned_prefix
+
+PLAIN_VIT_FILES = ("vision_transformer", "deit", "beit", "eva")
+"""timm's files whose models are plain ViTs: one stride, prefix tokens, the blocks in a row."""
+
+
+def create_vit(
+    name: str,
+    *,
+    image_size: tuple[int, int] | None = None,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    position_resize: PositionResize = "bilinear",
+    encoder_args: Mapping[str, Any] | None = None,
+) -> PlainViT:
+    """Build the timm model `name`, without classifier, for `ViTEncoder`.
+
+    `image_size` (H, W), rounded up to whole patches, sets the grid at which positions are learned (default: the
+    model's own). `pretrained` fetches timm's weights, adapts the first convolution to `in_channels` and resizes the
+    positions to that grid by `position_resize`. `encoder_args` go to timm as they are (`depth`, `embed_dim`,
+    `patch_size`, `pretrained_cfg_overlay` ...). UserError for an unknown name or one that is no plain ViT.
+    """
+    _check_name(name)
+    args: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels, "drop_path_rate": drop_path_rate}
+    if drop_rate:
+        args |= {"proj_drop_rate": drop_rate, "pos_drop_rate": drop_rate}
+    args |= encoder_args or {}
+    if args.get("patch_drop_rate") or args.get("use_shared_rel_pos_bias"):
+        raise UserError("encoder_args patch_drop_rate and use_shared_rel_pos_bias do not work for dense prediction")
+    try:
+        vit: PlainViT = timm.create_model(name, pretrained=pretrained, **args)
+    except TypeError as error:
+        raise UserError(f"encoder {name!r} does not take these encoder_args: {error}") from error
+    except RuntimeError as error:
+        if "Invalid pretrained tag" not in str(error):
+            raise
+        arch, _, tag = name.partition(".")
+        raise unknown_name(f"weights of {arch}", tag, timm.list_pretrained(f"{arch}.*")) from error
+    if not isinstance(vit, (VisionTransformer, Beit, Eva)):
+        raise UserError(f"{name!r} builds a {type(vit).__name__}, which is not a plain ViT")
+    if image_size is not None:
+        set_grid(vit, image_size, keep=pretrained, mode=position_resize)
+    return vit
+
+
+def set_grid(vit: PlainViT, image_size: tuple[int, int], *, keep: bool, mode: PositionResize = "bilinear") -> None:
+    """Give a timm ViT the positions of `image_size` (H, W), in place: resized ones (`keep`) or freshly drawn ones.
+
+    Sides are rounded up to whole patches. BEiT's relative tables are resized by bicubic interpolation.
+    """
+    old_grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
+    sides = zip(image_size, vit.patch_embed.patch_size, strict=True)
+    vit.patch_embed.set_input_size(img_size=tuple(-(-side // patch) * patch for side, patch in sides))
+    new_grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
+    if vit.pos_embed is not None:
+        position = vit.pos_embed.detach()
+        num_prefix = num_positioned_prefix(vit)
+        position = resize_position_embedding(
+            position, old_grid=old_grid, new_grid=new_grid, num_prefix=num_prefix, mode=mode
+        )
+        vit.pos_embed = nn.Parameter(position.clone())
+        if not keep:
+            nn.init.trunc_normal_(vit.pos_embed, std=0.02)
+    for attention in attentions_with_table(vit):
+        table = attention.relative_position_bias_table.detach()  # zeros, where nothing was loaded
+        resized = resize_bias_table(table, old_grid=old_grid, new_grid=new_grid)
+        attention.relative_position_bias_table = nn.Parameter(resized)
+
+
+def _check_name(name: str) -> None:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")
+        raise unknown_name("encoder", name, near or timm.list_models("vit_*"))
+    if not timm.models.is_model_in_modules(name, PLAIN_VIT_FILES):
+        raise UserError(
+            f"{name!r} is not a plain ViT (one stride, class or register tokens), which SETR needs; "
+            "use a name such as vit_base_patch16_384 or a pyramid decoder"
+        )
