@@ -104,8 +104,12 @@ class HLG(nn.Module):
         self.head: nn.Module = nn.Identity()
         if not features_only:
             self.reset_classifier(num_classes)
-        self.apply(_init_weights)
+        self.initialize()
         self.to(memory_format=torch.channels_last)
+
+    def initialize(self) -> None:
+        """Draw all weights afresh."""
+        self.apply(_init_weights)
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) -> the normed maps (B, h, w, C) of `out_indices`."""

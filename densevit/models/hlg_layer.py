@@ -182,8 +182,7 @@ class LocalGlobalAttention(nn.Module):
         x = x + local
         q = q + conv_nhwc(self.mix_query, self.norm_query(local))  # Eq. 9
         embedded = self.embed(pad_map(x, grid), grid)
-        centers = tuple([c for run in runs for c in run.centers_doubled()] for runs in (grid.runs_y, grid.runs_x))
-        attended = self.attend(q, self.k(embedded), self.v(embedded), centers=(centers[0], centers[1]))
+        attended = self.attend(q, self.k(embedded), self.v(embedded), centers=grid.centers_doubled)
         return x + self.drop_path(self.project(attended))
 
     def _local(self, q: Tensor, k: Tensor, v: Tensor, grid: WindowGrid) -> Tensor:

@@ -84,6 +84,12 @@ class WindowGrid:
         return sum(run.windows for run in self.runs_y), sum(run.windows for run in self.runs_x)
 
     @property
+    def centers_doubled(self) -> tuple[list[int], list[int]]:
+        """Twice the windows' mean coordinates per axis, in canonical order."""
+        y, x = ([c for run in runs for c in run.centers_doubled()] for runs in (self.runs_y, self.runs_x))
+        return y, x
+
+    @property
     def groups(self) -> list[tuple[Run, Run]]:
         """Pairs of runs (y, x), row-major: the rectangles in which all windows have the same tokens."""
         return [(run_y, run_x) for run_y in self.runs_y for run_x in self.runs_x]

@@ -50,8 +50,7 @@ def test_centers_are_the_mean_of_the_tokens_and_pooling_uses_the_same_order(size
     grid = window_grid(size, window_size=window_size, dilation=dilation)
     padded = pad_map(coordinate_map(size), grid, value=1e9)
     means = pool_windows(padded, grid, lambda windows: windows.mean(dim=(2, 5)))[0]
-    ys = [c / 2 for run in grid.runs_y for c in run.centers_doubled()]
-    xs = [c / 2 for run in grid.runs_x for c in run.centers_doubled()]
+    ys, xs = ([c / 2 for c in axis] for axis in grid.centers_doubled)
     assert (len(ys), len(xs)) == grid.num_windows
     expected = torch.tensor([[y, x] for y in ys for x in xs], dtype=torch.float64)
     torch.testing.assert_close(means, expected, rtol=0, atol=1e-12)

@@ -1,0 +1,34 @@
+"""HLG through timm: listed, built, used as a feature extractor."""
+
+import pytest
+import timm
+import torch
+
+from densevit.errors import UserError
+from densevit.models.hlg import HLG_VARIANTS
+from densevit.models.hlg_timm import register_hlg
+
+
+def test_timm_lists_every_variant_once():
+    register_hlg()
+    assert timm.list_models("hlg*") == sorted(HLG_VARIANTS)
+
+
+def test_timm_builds_a_classifier():
+    model = timm.create_model("hlg_mobile", num_classes=7, drop_path_rate=0.1, in_chans=1).eval()
+    assert model(torch.randn(2, 1, 64, 96)).shape == (2, 7)
+    assert model.get_classifier().out_features == 7
+
+
+def test_timm_builds_a_feature_extractor():
+    model = timm.create_model("hlg_mobile", features_only=True, out_indices=(1, 2, 3), pretrained=False).eval()
+    shapes = [m.shape[1:] for m in model(torch.randn(1, 3, 70, 100))]
+    assert shapes == [(96, 9, 13), (192, 5, 7), (384, 3, 4)]
+    assert model.feature_info.channels() == [96, 192, 384]
+    assert model.feature_info.reduction() == [8, 16, 32]
+
+
+@pytest.mark.parametrize(("arguments", "message"), [({"pretrained": True}, "weights"), ({"output_stride": 16}, "32")])
+def test_what_cannot_be_had_is_said(arguments, message):
+    with pytest.raises(UserError, match=message):
+        timm.create_model("hlg_mobile", **arguments)
