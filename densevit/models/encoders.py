@@ -40,6 +40,8 @@ def create_vit(
     args: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels, "drop_path_rate": drop_path_rate}
     if drop_rate:
         args |= {"proj_drop_rate": drop_rate, "pos_drop_rate": drop_rate}
+    if timm.models.is_model_in_modules(name, ("eva",)):
+        args["dynamic_img_size"] = True  # else its rotary angles are fixed to one grid
     args |= encoder_args or {}
     if args.get("patch_drop_rate") or args.get("use_shared_rel_pos_bias"):
         raise UserError("encoder_args patch_drop_rate and use_shared_rel_pos_bias do not work for dense prediction")
@@ -51,7 +53,8 @@ def create_vit(
         if "Invalid pretrained tag" not in str(error):
             raise
         arch, _, tag = name.partition(".")
-        raise unknown_name(f"weights of {arch}", tag, timm.list_pretrained(f"{arch}.*")) from error
+        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{arch}.*")]
+        raise unknown_name(f"weights of {arch}", tag, tags) from error
     if not isinstance(vit, (VisionTransformer, Beit, Eva)):
         raise UserError(f"{name!r} builds a {type(vit).__name__}, which is not a plain ViT")
     if image_size is not None:
