@@ -67,8 +67,7 @@ class RelativeBiasTables(nn.Module):
         return num_values * table.element_size() <= MAX_KEPT_BYTES and not table.is_inference()
 
     def _expand(self, table: Tensor, grid: tuple[int, int]) -> Tensor:
-        if grid != self.window:
-            table = resize_bias_table(table, old_grid=self.window, new_grid=grid)
+        table = resize_bias_table(table, old_grid=self.window, new_grid=grid)
         index = self._index(grid, table.device)
         N = grid[0] * grid[1] + 1
         return table.t().contiguous().index_select(1, index).view(1, -1, N, N)
@@ -112,6 +111,8 @@ def resize_bias_table(table: Tensor, *, old_grid: tuple[int, int], new_grid: tup
     The last three rows (class to patch, patch to class, class to class) are kept. Differentiable.
     """
     (h, w), (H, W) = old_grid, new_grid
+    if old_grid == new_grid:
+        return table
     offsets, extra = table[:-3], table[-3:]
     maps = offsets.float().t().reshape(1, -1, 2 * h - 1, 2 * w - 1)
     maps = F.interpolate(maps, size=(2 * H - 1, 2 * W - 1), mode="bicubic", align_corners=False)

@@ -1,5 +1,6 @@
 """Building the timm model behind an encoder: by name, at the grid asked for, with or without timm's weights."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -72,18 +73,19 @@ def set_grid(vit: PlainViT, image_size: tuple[int, int], *, keep: bool, mode: Po
     vit.patch_embed.set_input_size(img_size=tuple(-(-side // patch) * patch for side, patch in sides))
     new_grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
     if vit.pos_embed is not None:
-        position = vit.pos_embed.detach()
-        num_prefix = num_positioned_prefix(vit)
-        position = resize_position_embedding(
-            position, old_grid=old_grid, new_grid=new_grid, num_prefix=num_prefix, mode=mode
-        )
-        vit.pos_embed = nn.Parameter(position.clone())
-        if not keep:
-            nn.init.trunc_normal_(vit.pos_embed, std=0.02)
+        old, num_prefix = vit.pos_embed.detach(), num_positioned_prefix(vit)
+        if keep:
+            new = resize_position_embedding(old, old_grid=old_grid, new_grid=new_grid, num_prefix=num_prefix, mode=mode)
+        else:
+            new = nn.init.trunc_normal_(old.new_empty(1, num_prefix + math.prod(new_grid), old.shape[2]), std=0.02)
+        vit.pos_embed = nn.Parameter(new.clone())
     for attention in attentions_with_table(vit):
-        table = attention.relative_position_bias_table.detach()  # zeros, where nothing was loaded
-        resized = resize_bias_table(table, old_grid=old_grid, new_grid=new_grid)
-        attention.relative_position_bias_table = nn.Parameter(resized)
+        table = attention.relative_position_bias_table.detach()
+        if keep:
+            table = resize_bias_table(table, old_grid=old_grid, new_grid=new_grid)
+        else:
+            table = table.new_zeros((2 * new_grid[0] - 1) * (2 * new_grid[1] - 1) + 3, table.shape[1])
+        attention.relative_position_bias_table = nn.Parameter(table.clone())
 
 
 def _check_name(name: str) -> None:
