@@ -1,0 +1,54 @@
+"""Name -> data set: one plain dict, the only look-up by string. A new data set is one file and one line here."""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from densevit.data.base import Transform
+from densevit.data.camvid import CamVid
+from densevit.data.scenes import ScenesClassification, ScenesDetection, ScenesSegmentation
+from densevit.errors import UserError, unknown_name
+
+DATASETS: dict[str, Callable[..., Dataset[dict[str, Any]]]] = {
+    "camvid": CamVid,
+    "scenes": ScenesSegmentation,
+    "scenes_classification": ScenesClassification,
+    "scenes_detection": ScenesDetection,
+}
+
+
+def list_datasets() -> list[str]:
+    """The names that `create_dataset` knows, sorted."""
+    return sorted(DATASETS)
+
+
+def create_dataset(
+    name: str,
+    *,
+    root: str | Path | None = None,
+    split: str = "train",
+    transform: Transform | None = None,
+    **args: Any,
+) -> Any:
+    """Build a data set by name; `args` are the keyword arguments of its class.
+
+    UserError for an unknown name or argument (near matches named), and for a `root` that is missing or not wanted.
+    """
+    if name not in DATASETS:
+        raise unknown_name("data set", name, DATASETS)
+    parameters = inspect.signature(DATASETS[name]).parameters
+    options = sorted(parameters.keys() - {"root", "split", "transform"})
+    for key in args:
+        if key not in options:
+            near = difflib.get_close_matches(key, options, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(options) or '(none)'}"
+            raise UserError(f"data set {name!r} has no option {key!r}; {hint}")
+    if "root" in parameters:
+        args["root"] = root
+    elif root is not None:
+        raise UserError(f"data set {name!r} is generated and reads no files; leave out root ({root})")
+    return DATASETS[name](split=split, transform=transform, **args)
