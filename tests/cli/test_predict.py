@@ -1,0 +1,88 @@
+"""`densevit predict` from the command line: files, exit codes and sentences."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densevit.cli.main import main
+from densevit.models.catalog import create_model
+from densevit.visualize.palette import default_palette
+from densevit.weights.pretrained import ModelInfo, save_pretrained
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    torch.manual_seed(0)
+    model = create_model("setr_naive_vit_tiny", num_classes=19, image_size=32, channels=16)
+    info = ModelInfo(
+        task="segmentation",
+        model=dict(model.config),
+        classes=tuple(map(str, range(19))),
+        palette=default_palette(19),
+        mean=(0.0,) * 3,
+        std=(255.0,) * 3,
+    )
+    return save_pretrained(model, tmp_path_factory.mktemp("run"), info=info)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "my photos é"
+    (folder / "sub").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 57, 3), dtype=np.uint8)
+    for name in ["a.jpg", "a.png", "sub/a.jpg"]:
+        Image.fromarray(noise).save(folder / name)
+    return folder
+
+
+def predict(model_file, *args):
+    return main(["predict", "--model", str(model_file), "--device", "cpu", *map(str, args)])
+
+
+def test_folder(model_file, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert predict(model_file, photos, "--out", out, "--confidence", "--probabilities") == 0
+    assert "3 of 3 pictures" in capsys.readouterr().out
+    kinds = ["confidence.png", "labels.png", "overlay.png", "probabilities.npy"]
+    expected = sorted(f"{stem}_{kind}" for stem in ("a", "a_png", "sub/a") for kind in kinds)
+    assert sorted(str(path.relative_to(out)) for path in out.rglob("*.*")) == expected
+    assert Image.open(out / "a_labels.png").size == (57, 40)
+
+
+def test_a_bad_file_is_skipped_and_the_exit_code_says_so(model_file, photos, tmp_path, capsys):
+    (photos / "cut.jpg").write_bytes((photos / "a.jpg").read_bytes()[:300])
+    assert predict(model_file, photos, "--out", tmp_path / "out") == 1
+    out, err = capsys.readouterr()
+    assert "3 of 4 pictures" in out
+    assert "cut.jpg" in err
+    assert "Traceback" not in err
+
+
+def test_submission(model_file, photos, tmp_path):
+    assert predict(model_file, photos / "a.jpg", "--out", tmp_path / "s", "--submission", "cityscapes") == 0
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["a.png"]
+    assert set(np.unique(Image.open(tmp_path / "s" / "a.png"))) <= {*range(7, 34)}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nothing.jpg"], "no pictures match 'nothing.jpg'"),
+        (["PHOTOS", "--alpha", "2"], "--alpha is 2.0"),
+        (["PHOTOS", "--submission", "ade"], "unknown submission format 'ade'"),
+        (["PHOTOS", "--submission", "ade20k"], "would both become a.png"),
+        (["PHOTOS", "--device", "tpu"], "device 'tpu'"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_code_two(model_file, photos, tmp_path, capsys, args, message):
+    args = [str(photos) if each == "PHOTOS" else each for each in args]
+    assert predict(model_file, *args, "--out", tmp_path / "out") == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_no_model(photos, tmp_path, capsys):
+    assert main(["predict", str(photos), "--model", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
+    assert "no model at" in capsys.readouterr().err
