@@ -37,6 +37,11 @@ def resolve(*, recipe: str | None = None, config: str | Path | None = None, over
     return _parse(base, values, [*overrides])
 
 
+def override(values: Mapping[str, Any], overrides: Sequence[str]) -> Experiment:
+    """The experiment stored as plain values (of a trained model), changed by `--KEY=VALUE` arguments."""
+    return _parse(experiment_from_dict(values), {}, [*overrides])
+
+
 def experiment_from_dict(values: Mapping[str, Any]) -> Experiment:
     """The experiment stored as plain values, such as the `config.yaml` of a run."""
     return _parse(_default(values.get("task"), None), dict(values), [])

@@ -1,0 +1,137 @@
+"""Semantic segmentation as a LightningModule: the loss, the validation scores, what a checkpoint carries."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from densevit.errors import UserError
+from densevit.evaluation.mean_iou import MeanIoU
+from densevit.evaluation.scores import SegmentationScores
+from densevit.inference.segment import segment_labels
+from densevit.models.segmenter import Segmenter
+from densevit.training.config import SegmentationExperiment
+from densevit.training.losses import pixel_cross_entropy
+from densevit.training.optim import build_optimizer, build_schedule
+from densevit.training.settings import experiment_to_dict
+from densevit.weights.pretrained import HEADER_KEY, ModelInfo
+
+Batch = dict[str, Any]
+
+
+class SegmentationTask(L.LightningModule):
+    """Trains a `Segmenter` with the paper's loss: main decoder plus weighted auxiliary heads (Sec. 4.1)."""
+
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        experiment: SegmentationExperiment,
+        model: Segmenter,
+        *,
+        classes: tuple[str, ...],
+        palette: tuple[tuple[int, int, int], ...],
+        ignore_index: int = 255,
+    ):
+        super().__init__()
+        self.experiment = experiment
+        self.model = model
+        self.classes, self.palette, self.ignore_index = classes, palette, ignore_index
+        self.val_scores = MeanIoU(classes, ignore_index=ignore_index)
+        self.last_scores: SegmentationScores | None = None
+        self.register_buffer("class_weights", _class_weights(experiment, len(classes)), persistent=False)
+        self._random_state: Tensor | None = None
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        losses = self.losses(batch)
+        for name, value in losses.items():
+            self.log(f"train/{name}", value.detach(), batch_size=len(batch["id"]))
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return losses["loss"]
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Named loss terms: "loss" is the weighted sum, "main" and "aux_0" ... are its parts before weighting."""
+        config = self.experiment.loss
+        parts = [
+            pixel_cross_entropy(
+                logits,
+                batch["mask"],
+                ignore_index=self.ignore_index,
+                class_weights=self.class_weights,
+                label_smoothing=config.label_smoothing,
+                mean_over=config.mean_over,
+            )
+            for logits in self.model.forward_all(batch["image"])
+        ]
+        main, auxiliary = parts[0], parts[1:]
+        total = main + config.auxiliary_weight * sum(auxiliary)
+        return {"loss": total, "main": main} | {f"aux_{i}": value for i, value in enumerate(auxiliary)}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.val_scores.update(self.segment(batch), batch["mask"])
+
+    def segment(self, batch: Batch) -> Tensor:
+        """Labels (B, H, W) at the mask's size, as the experiment evaluates."""
+        size = (batch["mask"].shape[-2], batch["mask"].shape[-1])
+        return segment_labels(
+            self.model, batch["image"], num_classes=len(self.classes), config=self.experiment.eval, size=size
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        scores = self.val_scores.compute()
+        self.last_scores = scores
+        self.log("val/mIoU", scores.mean_iou)
+        self.log("val/pixel_accuracy", scores.pixel_accuracy)
+        self.log("val/mean_accuracy", scores.mean_accuracy)
+        self.val_scores.reset()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(self.model, self.experiment.optim)
+        schedule = build_schedule(optimizer, self.experiment.optim, num_steps=self.experiment.train.num_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def info(self) -> ModelInfo:
+        """What the exported model needs to know about itself."""
+        config = self.experiment
+        scores = self.last_scores
+        return ModelInfo(
+            task="segmentation",
+            model=dict(self.model.config),  # type: ignore[arg-type]
+            classes=self.classes,
+            palette=self.palette,
+            mean=config.data.mean,
+            std=config.data.std,
+            inference=experiment_to_dict(config)["eval"],
+            metrics={} if scores is None else {"mIoU": scores.mean_iou, "pixel_accuracy": scores.pixel_accuracy},
+            training=experiment_to_dict(config),
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[HEADER_KEY] = self.info().to_json()
+        if self.last_scores is not None:
+            checkpoint["confusion"] = torch.from_numpy(self.last_scores.confusion)
+        checkpoint["random_state"] = torch.get_rng_state()  # dropout and drop path go on where they were
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        stored = ModelInfo.from_json(checkpoint[HEADER_KEY], source="the checkpoint")
+        if stored.classes != self.classes:
+            raise UserError(
+                f"the checkpoint has {len(stored.classes)} classes ({', '.join(stored.classes[:3])} ...), "
+                f"the data set {len(self.classes)} ({', '.join(self.classes[:3])} ...); resume with the same classes"
+            )
+        self._random_state = checkpoint["random_state"]
+
+    def on_train_start(self) -> None:
+        if self._random_state is not None:
+            torch.set_rng_state(self._random_state.cpu())
+            self._random_state = None
+
+
+def _class_weights(experiment: SegmentationExperiment, num_classes: int) -> Tensor | None:
+    weights = experiment.loss.class_weights
+    if weights is None:
+        return None
+    if len(weights) != num_classes:
+        raise UserError(f"loss.class_weights has {len(weights)} numbers but the data set has {num_classes} classes")
+    return torch.tensor(weights, dtype=torch.float32)
