@@ -1,0 +1,116 @@
+"""Bringing tensors of the right names to the shapes of a model: positions, bias tables, the patch convolution.
+
+Shapes: P prefix rows (class, distillation, registers), h w the source's grid, H W the encoder's, A attention heads.
+"""
+
+from math import isqrt
+
+import torch
+from timm.layers import resample_patch_embed
+from timm.models import adapt_input_conv
+from torch import Tensor
+
+from densevit.errors import UserError
+from densevit.models.beit import resize_bias_table
+from densevit.models.position import PositionResize, resize_position_embedding
+from densevit.models.vit import ViTEncoder, num_positioned_prefix
+
+Grid = tuple[int, int]
+
+
+def fit_encoder(
+    encoder: ViTEncoder,
+    tensors: dict[str, Tensor],
+    *,
+    mode: PositionResize,
+    grid: Grid | None = None,
+    own_grid_first: bool = False,
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Resize what may be resized; returns the tensors, and by name what was done ("(1, 10, 8) -> (1, 17, 8)").
+
+    `tensors` have the encoder's names. `grid` is the source's patch grid where it is known; else it is taken to be
+    square, or the encoder's own (first of the two with `own_grid_first`). UserError where neither fits.
+    """
+    own = encoder.state_dict()
+    fitted = dict(tensors)
+    if "vit.pos_embed" in tensors and "vit.pos_embed" in own:
+        fitted["vit.pos_embed"] = _fit_position(encoder, tensors, mode, grid, own_grid_first)
+    for name, tensor in tensors.items():
+        if name.startswith("relative_bias.tables.") and name in own:
+            fitted[name] = _fit_table(encoder, tensor, grid, own_grid_first)
+    kernel = tensors.get("vit.patch_embed.proj.weight")
+    if kernel is not None:
+        fitted["vit.patch_embed.proj.weight"] = _fit_patches(kernel, own["vit.patch_embed.proj.weight"])
+    changed = [name for name in tensors if fitted[name] is not tensors[name]]
+    resized = {name: f"{tuple(tensors[name].shape)} -> {tuple(fitted[name].shape)}" for name in changed}
+    return fitted, resized
+
+
+def _fit_position(
+    encoder: ViTEncoder, tensors: dict[str, Tensor], mode: PositionResize, grid: Grid | None, own_grid_first: bool
+) -> Tensor:
+    """The source's grid resized to the encoder's, behind as many of its prefix rows as the encoder has.
+
+    A distilled model in an encoder without distillation token gives its class row alone (the official code does so).
+    """
+    position, vit = tensors["vit.pos_embed"], encoder.vit
+    num_tokens = sum(tensors[f"vit.{name}"].shape[1] for name in _TOKENS if f"vit.{name}" in tensors)
+    num_own, own_grid = num_positioned_prefix(vit), (vit.patch_embed.grid_size[0], vit.patch_embed.grid_size[1])
+    num_rows = position.shape[1]
+    if grid is not None:
+        num_prefix, old_grid = num_rows - grid[0] * grid[1], grid
+    else:
+        num_prefix, old_grid = _split(num_rows, (num_tokens, 0, 1, 2, num_own), own_grid, own_grid_first)
+    if (num_prefix, old_grid) == (num_own, own_grid):
+        return position
+    patches = resize_position_embedding(
+        position, old_grid=old_grid, new_grid=own_grid, num_prefix=num_prefix, mode=mode
+    )[:, num_prefix:]
+    rows = vit.pos_embed.detach()[:, :num_own].to(position).clone()
+    num_shared = min(num_own, num_prefix)
+    rows[:, :num_shared] = position[:, :num_shared]
+    return torch.cat([rows, patches], dim=1)
+
+
+_TOKENS = ("cls_token", "dist_token", "reg_token")
+
+
+def _split(num_rows: int, prefixes: tuple[int, ...], own_grid: Grid, own_grid_first: bool) -> tuple[int, Grid]:
+    """How many rows are prefix rows, and the grid of the rest."""
+    for num_prefix in prefixes:
+        num_patches = num_rows - num_prefix
+        is_own, side = num_patches == own_grid[0] * own_grid[1], isqrt(max(num_patches, 0))
+        if is_own and (own_grid_first or side * side != num_patches):
+            return num_prefix, own_grid
+        if side * side == num_patches:
+            return num_prefix, (side, side)
+    raise UserError(
+        f"a position embedding of {num_rows} rows is neither a square grid nor the encoder's "
+        f"{own_grid[0]}x{own_grid[1]}; build the model with the image_size it was trained at"
+    )
+
+
+def _fit_table(encoder: ViTEncoder, table: Tensor, grid: Grid | None, own_grid_first: bool) -> Tensor:
+    assert encoder.relative_bias is not None
+    window = encoder.relative_bias.window
+    num_own = (2 * window[0] - 1) * (2 * window[1] - 1)
+    num_offsets = table.shape[0] - 3
+    side = isqrt(max(num_offsets, 0))
+    if grid is None and num_offsets == num_own and (own_grid_first or side * side != num_offsets):
+        return table
+    if grid is None and side * side != num_offsets:
+        raise UserError(
+            f"a relative position table of {table.shape[0]} rows is for no square grid; give its image_size"
+        )
+    return resize_bias_table(table, old_grid=grid or ((side + 1) // 2, (side + 1) // 2), new_grid=window)
+
+
+def _fit_patches(kernel: Tensor, own: Tensor) -> Tensor:
+    """The patch convolution (C, bands, p, p) for other bands (as timm: repeated and rescaled) or another patch."""
+    if kernel.shape[1] != own.shape[1]:
+        if kernel.shape[1] != 3:
+            raise UserError(f"weights for {kernel.shape[1]} bands cannot be adapted to {own.shape[1]} (only 3 can)")
+        kernel = adapt_input_conv(own.shape[1], kernel)
+    if kernel.shape[-2:] != own.shape[-2:]:
+        kernel = resample_patch_embed(kernel, list(own.shape[-2:]))
+    return kernel
