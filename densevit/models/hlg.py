@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from densevit.errors import UserError, unknown_name
+from densevit.models.conv_norm import ConvNorm, in_cached_parts
 from densevit.models.hlg_layer import HLGLayer
 
 STRIDES = (4, 8, 16, 32)
@@ -33,14 +34,19 @@ DEPTHS_AS_PRINTED = (2, 2, 14, 2)
 
 
 class Stem(nn.Sequential):
-    """(B, 3, H, W) -> (B, C, ceil(H / 4), ceil(W / 4)): 3x3 stride 2, 1x1, 3x3 stride 2, each with BN and GELU."""
+    """(B, H, W, 3) -> (B, ceil(H / 4), ceil(W / 4), C): 3x3 stride 2, 1x1, 3x3 stride 2, each with BN and GELU."""
 
     def __init__(self, in_chans: int, dim: int) -> None:
         super().__init__(
-            nn.Conv2d(in_chans, dim, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(dim), nn.GELU(),
-            nn.Conv2d(dim, dim, 1, bias=False), nn.BatchNorm2d(dim), nn.GELU(),
-            nn.Conv2d(dim, dim, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(dim), nn.GELU(),
-        )  # fmt: skip
+            ConvNorm(in_chans, dim, kernel_size=3, stride=2),
+            ConvNorm(dim, dim),
+            ConvNorm(dim, dim, kernel_size=3, stride=2),
+        )
+        self.dim = dim
+
+    def peak(self, x: Tensor) -> int:
+        """Elements of the largest map in between, per image."""
+        return x.shape[1] * x.shape[2] * self.dim // 4
 
 
 class HLG(nn.Module):
@@ -113,17 +119,22 @@ class HLG(nn.Module):
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) -> the normed maps (B, h, w, C) of `out_indices`."""
-        x = self.stem(images.contiguous(memory_format=torch.channels_last)).permute(0, 2, 3, 1)
-        maps = []
+        x, maps = images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1), []
         for index in range(max(self.out_indices) + 1):
-            for layer in cast(nn.ModuleList, self.stages[index]):
-                if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                    x = checkpoint(layer, x, use_reentrant=False)
-                else:
-                    x = layer(x)
+            x = self._layers(x, index)
             if index in self.out_indices:
                 maps.append(self.norms[str(index)](x))
         return maps
+
+    def _layers(self, x: Tensor, index: int) -> Tensor:
+        if index == 0:
+            x = in_cached_parts(self.stem, x, peak=self.stem.peak(x))
+        for layer in cast(nn.ModuleList, self.stages[index]):
+            if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+                x = checkpoint(layer, x, use_reentrant=False)
+            else:
+                x = layer(x)
+        return x
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> the last map, normed, (B, C, H / 32, W / 32)."""

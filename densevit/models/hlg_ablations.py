@@ -97,14 +97,14 @@ class PVTLayer(nn.Module):
 def _replace_layer(layer: HLGLayer, *, step: str) -> nn.Module:
     """The layer of an earlier step that takes this layer's place: same widths, heads, stride and drop path."""
     full = isinstance(layer.attn, FullAttention)
-    in_dim, dim = layer.mlp.expand.in_features, layer.mlp.project.out_features
+    in_dim, dim = cast(nn.Linear, layer.mlp.expand.conv).in_features, layer.mlp.project.out_features
     num_heads = cast(BiasedAttention, layer.attn.attend).num_heads
     if step == "pvt":
         return PVTLayer(
             in_dim,
             dim,
             num_heads=num_heads,
-            stride=layer.mlp.depthwise.stride[0],
+            stride=2 if layer.shortcut is not None else 1,
             full_attention=full,
             drop_path=layer.drop_path.drop_prob,
         )

@@ -5,6 +5,7 @@ torch's channels-last layout seen from the other side: linear layers, norms and 
 through a permuted view, and nothing is ever copied between the two.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -13,7 +14,9 @@ from timm.layers import DropPath, SqueezeExcite
 from torch import Tensor, nn
 
 from densevit.errors import unknown_name
+from densevit.models.conv_norm import ConvNorm, add, in_cached_parts, inference_path
 from densevit.models.position_bias import (
+    AxisOffsets,
     DynamicPositionBias,
     axis_offsets,
     crop_window_bias,
@@ -24,6 +27,7 @@ from densevit.models.windows import WindowGrid, merge, pad_map, partition, pool_
 
 WINDOW_EMBEDDINGS = ("avgpool", "maxpool", "dwconv")
 LOCAL_KEYS = ("query", "own")
+FEW_KEYS = 16
 MAX_BIAS_ELEMENTS = 2**22
 """Largest position bias, in elements, that is laid out at once; beyond it the queries are taken in chunks of rows."""
 
@@ -45,17 +49,14 @@ class DWMLP(nn.Module):
     ) -> None:
         super().__init__()
         hidden = int(in_dim * mlp_ratio)
-        self.expand = nn.Linear(in_dim, hidden)
-        self.norm1 = nn.BatchNorm2d(hidden)
-        self.depthwise = nn.Conv2d(hidden, hidden, 3, stride=stride, padding=1, groups=hidden)
-        self.norm2 = nn.BatchNorm2d(hidden)
+        self.ratio = math.ceil(mlp_ratio)
+        self.expand = ConvNorm(in_dim, hidden, bias=True)
+        self.depthwise = ConvNorm(hidden, hidden, kernel_size=3, stride=stride, groups=hidden, bias=True)
         self.squeeze = SqueezeExcite(hidden, rd_ratio=0.25) if squeeze_excite else nn.Identity()
         self.project = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.gelu(conv_nhwc(self.norm1, self.expand(x)))
-        x = F.gelu(conv_nhwc(self.norm2, conv_nhwc(self.depthwise, x)))
-        return self.project(conv_nhwc(self.squeeze, x))
+        return self.project(conv_nhwc(self.squeeze, self.depthwise(self.expand(x))))
 
 
 class SpatialSmoothing(nn.Module):
@@ -67,17 +68,13 @@ class SpatialSmoothing(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         hidden = dim // 4
-        self.reduce = nn.Linear(dim, hidden, bias=False)
-        self.norm1 = nn.BatchNorm2d(hidden)
-        self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(hidden)
-        self.expand = nn.Linear(hidden, dim, bias=False)
-        self.norm3 = nn.BatchNorm2d(dim)
+        self.reduce = ConvNorm(dim, hidden)
+        self.conv = ConvNorm(hidden, hidden, kernel_size=3)
+        self.expand = ConvNorm(hidden, dim, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.gelu(conv_nhwc(self.norm1, self.reduce(x)))
-        y = F.gelu(conv_nhwc(self.norm2, conv_nhwc(self.conv, y)))
-        return F.gelu(x + conv_nhwc(self.norm3, self.expand(y)))
+        x = add(self.expand(self.conv(self.reduce(x))), x)
+        return torch.ops.aten.gelu_(x) if inference_path() else F.gelu(x)
 
 
 class WindowEmbedding(nn.Module):
@@ -108,6 +105,14 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
     return x.flatten(1, -2).unflatten(-1, (num_heads, -1)).transpose(1, 2)
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """(B, heads, N, d) queries on (B, heads, M, d) keys and values, plus bias (1, heads, N, M)."""
+    if q.device.type == "cpu" and k.shape[2] <= FEW_KEYS:  # the fused CPU kernel pays per call, not per key
+        scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3))
+        return torch.matmul((scores if bias is None else scores + bias).softmax(dim=-1), v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
 class BiasedAttention(nn.Module):
     """Attention of map queries on keys at given places, with a bias by offset; never the full bias of a large map."""
 
@@ -123,20 +128,36 @@ class BiasedAttention(nn.Module):
         """
         B, H, W, C = q.shape
         k, v = split_heads(k, self.num_heads), split_heads(v, self.num_heads)
-        if self.bias is None:
-            out = F.scaled_dot_product_attention(split_heads(q, self.num_heads), k, v)
-            return out.transpose(1, 2).reshape(B, H, W, C)
-        y = axis_offsets(H, centers[0], device=q.device)
-        x = axis_offsets(W, centers[1], device=q.device)
-        table = self.bias(y.values, x.values).to(v.dtype)
-        rows = max(1, MAX_BIAS_ELEMENTS // (self.num_heads * W * k.shape[2]))
+        rows = H if self.bias is None else max(1, MAX_BIAS_ELEMENTS // (self.num_heads * W * k.shape[2]))
         parts = []
         for top in range(0, H, rows):
-            bias = gather_bias(table, y.index[top : top + rows], x.index)
+            bias = self._bias_rows((H, W), centers, top, min(top + rows, H), v)
             queries = split_heads(q[:, top : top + rows], self.num_heads)
-            parts.append(F.scaled_dot_product_attention(queries, k, v, attn_mask=bias).transpose(1, 2))
+            parts.append(attention(queries, k, v, bias).transpose(1, 2))
         out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         return out.reshape(B, H, W, C)
+
+    def _bias_rows(
+        self, size: tuple[int, int], centers: tuple[list[int], list[int]], top: int, bottom: int, like: Tensor
+    ) -> Tensor | None:
+        """Bias of the query rows top .. bottom, (1, heads, rows * W, keys); kept in inference where that is all rows."""
+        if self.bias is None:
+            return None
+        mlp, key = self.bias, (size, *map(tuple, centers), like.dtype, like.device)
+
+        def offsets() -> tuple[AxisOffsets, AxisOffsets]:
+            y, x = (axis_offsets(n, c, device=like.device) for n, c in zip(size, centers, strict=True))
+            return y, x
+
+        def table() -> Tensor:
+            y, x = offsets()
+            return mlp(y.values, x.values).to(like.dtype)
+
+        def rows() -> Tensor:
+            y, x = offsets()
+            return gather_bias(mlp.cached(("table", *key), table), y.index[top:bottom], x.index)
+
+        return mlp.cached(("rows", *key), rows) if (top, bottom) == (0, size[0]) else rows()
 
 
 class LocalGlobalAttention(nn.Module):
@@ -179,17 +200,17 @@ class LocalGlobalAttention(nn.Module):
         q, v = self.q(normed), self.v(normed)
         key = q if self.local_key == "query" else self.k(normed)
         local = self._local(q, key, v, grid)
-        x = x + local
-        q = q + conv_nhwc(self.mix_query, self.norm_query(local))  # Eq. 9
+        q = add(q, conv_nhwc(self.mix_query, self.norm_query(local)))  # Eq. 9
+        x = add(local, x)
         embedded = self.embed(pad_map(x, grid), grid)
         attended = self.attend(q, self.k(embedded), self.v(embedded), centers=grid.centers_doubled)
-        return x + self.drop_path(self.project(attended))
+        return add(self.drop_path(self.project(attended)), x)
 
     def _local(self, q: Tensor, k: Tensor, v: Tensor, grid: WindowGrid) -> Tensor:
         """Eq. 4, 5 without the residual, in every window of the grid: (B, H, W, C) kept."""
         bias = None
         if self.local_bias is not None:
-            bias = window_bias(self.local_bias, window_size=self.window_size, device=q.device).to(v.dtype)
+            bias = window_bias(self.local_bias, window_size=self.window_size, dtype=v.dtype, device=v.device)
         parts = (partition(pad_map(t, grid), grid) for t in ((q, v) if k is q else (q, v, k)))
         outputs = []
         for group, (query, value, *rest) in zip(grid.groups, zip(*parts, strict=True), strict=True):
@@ -222,16 +243,10 @@ class FullAttention(nn.Module):
         return self.project(self.attend(q, k.flatten(1, 2), v.flatten(1, 2), centers=centers))
 
 
-class Downsample(nn.Sequential):
-    """Shortcut of a layer that halves the map: 3x3 convolution of stride 2 with C_in groups, BN, GELU."""
-
-    def __init__(self, in_dim: int, dim: int) -> None:
-        conv = nn.Conv2d(in_dim, dim, 3, stride=2, padding=1, groups=in_dim, bias=False)
-        super().__init__(conv, nn.BatchNorm2d(dim), nn.GELU())
-
-
 class HLGLayer(nn.Module):
     """DWMLP (post-norm residual), spatial smoothing, attention: (B, H, W, C_in) -> (B, H', W', C).
+
+    Where the layer halves the map, the residual goes through a 3x3 convolution with C_in groups, BN and GELU.
 
     With `full_attention` (stage 4) there is no smoothing and no local step: x + drop_path(LN(attention(x))).
     """
@@ -254,7 +269,7 @@ class HLGLayer(nn.Module):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        self.shortcut = Downsample(in_dim, dim) if stride > 1 or in_dim != dim else None
+        self.shortcut = ConvNorm(in_dim, dim, kernel_size=3, stride=stride, groups=in_dim) if stride > 1 else None
         self.mlp = DWMLP(in_dim, dim, stride=stride, mlp_ratio=mlp_ratio, squeeze_excite=squeeze_excite)
         self.norm1 = nn.LayerNorm(dim)
         self.drop_path = DropPath(drop_path)
@@ -277,10 +292,11 @@ class HLGLayer(nn.Module):
             self.norm2 = None
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.shortcut is None else conv_nhwc(self.shortcut, x)
-        x = shortcut + self.drop_path(self.norm1(self.mlp(x)))
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        x = in_cached_parts(self.mlp, x, peak=x[0].numel() * self.mlp.ratio)
+        x = add(self.drop_path(self.norm1(x)), shortcut)
         if self.smooth is not None:
             x = self.smooth(x)
         if self.norm2 is None:
             return self.attn(x)
-        return x + self.drop_path(self.norm2(self.attn(x)))
+        return add(self.drop_path(self.norm2(self.attn(x))), x)

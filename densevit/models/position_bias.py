@@ -5,11 +5,14 @@ distinct offset of a map size; attention reads the numbers out of that table. Sh
 H W query map, nh nw keys per axis.
 """
 
+from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from densevit.models.conv_norm import DerivedTensors, inference_path
 
 
 class DynamicPositionBias(nn.Module):
@@ -23,6 +26,15 @@ class DynamicPositionBias(nn.Module):
         for width in (hidden, hidden, num_heads):
             layers += [nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, width)]
         self.rest = nn.Sequential(*layers)
+        self._tables = DerivedTensors()
+
+    def train(self, mode: bool = True) -> "DynamicPositionBias":
+        self._tables.clear()
+        return super().train(mode)
+
+    def cached(self, key: Hashable, build: Callable[[], Tensor]) -> Tensor:
+        """`build()`, a tensor made from this module; where no gradient is recorded, kept under `key` until it changes."""
+        return self._tables.get(key, list(self.parameters()), build) if inference_path() else build()
 
     def forward(self, offsets_y: Tensor, offsets_x: Tensor) -> Tensor:
         """Bias of every pair of offsets: (Uy,), (Ux,) -> (heads, Uy, Ux). Never autocast: bf16 rounds offsets."""
@@ -60,13 +72,19 @@ def gather_bias(table: Tensor, index_y: Tensor, index_x: Tensor) -> Tensor:
     return bias.flatten(3, 4).flatten(1, 2)[None]
 
 
-def window_bias(bias: DynamicPositionBias, *, window_size: int, device: torch.device | None = None) -> Tensor:
+def window_bias(
+    bias: DynamicPositionBias, *, window_size: int, dtype: torch.dtype, device: torch.device | None = None
+) -> Tensor:
     """B_W of Eq. 5 for one full window: (1, heads, R * R, R * R). The unit is one token of the window, whatever D is.
 
     In cells the offsets of a dilated window would grow with the map; in tokens the table is the same at every size.
     """
-    axis = axis_offsets(window_size, list(range(0, 2 * window_size, 2)), device=device)
-    return gather_bias(bias(axis.values, axis.values), axis.index, axis.index)
+
+    def build() -> Tensor:
+        axis = axis_offsets(window_size, list(range(0, 2 * window_size, 2)), device=device)
+        return gather_bias(bias(axis.values, axis.values).to(dtype), axis.index, axis.index)
+
+    return bias.cached((window_size, dtype, device), build)
 
 
 def crop_window_bias(bias: Tensor, *, window_size: int, tokens: tuple[int, int]) -> Tensor:

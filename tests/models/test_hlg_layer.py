@@ -136,19 +136,20 @@ def slow_layer(layer, x):
 
     x = x.permute(2, 0, 1)[None]
     mlp, shortcut = layer.mlp, x
-    hidden = F.gelu(bn(mlp.norm1, conv1x1(mlp.expand, x)))
-    conv = mlp.depthwise
+    hidden = F.gelu(bn(mlp.expand.norm, conv1x1(mlp.expand.conv, x)))
+    conv = mlp.depthwise.conv
     hidden = F.conv2d(hidden, conv.weight, conv.bias, stride=conv.stride, padding=1, groups=conv.groups)
-    branch = conv1x1(mlp.project, F.gelu(bn(mlp.norm2, hidden)))
+    branch = conv1x1(mlp.project, F.gelu(bn(mlp.depthwise.norm, hidden)))
     branch = F.layer_norm(branch.permute(0, 2, 3, 1), branch.shape[1:2], layer.norm1.weight, layer.norm1.bias)
     if layer.shortcut is not None:
-        conv = layer.shortcut[0]
-        shortcut = F.gelu(bn(layer.shortcut[1], F.conv2d(x, conv.weight, stride=2, padding=1, groups=conv.groups)))
+        conv = layer.shortcut.conv
+        shortcut = F.conv2d(x, conv.weight, stride=2, padding=1, groups=x.shape[1])
+        shortcut = F.gelu(bn(layer.shortcut.norm, shortcut))
     x = shortcut + branch.permute(0, 3, 1, 2)
     smooth = layer.smooth
-    y = F.gelu(bn(smooth.norm1, conv1x1(smooth.reduce, x)))
-    y = F.gelu(bn(smooth.norm2, F.conv2d(y, smooth.conv.weight, padding=1)))
-    x = F.gelu(x + bn(smooth.norm3, conv1x1(smooth.expand, y)))
+    y = F.gelu(bn(smooth.reduce.norm, conv1x1(smooth.reduce.conv, x)))
+    y = F.gelu(bn(smooth.conv.norm, F.conv2d(y, smooth.conv.conv.weight, padding=1)))
+    x = F.gelu(x + bn(smooth.expand.norm, conv1x1(smooth.expand.conv, y)))
     return slow_local_global(layer.attn, x[0].permute(1, 2, 0))
 
 

@@ -45,7 +45,7 @@ def test_table_is_small_and_distinct():
 
 def test_window_bias_depends_on_offsets_only(bias):
     R = 4
-    full = window_bias(bias, window_size=R)[0]
+    full = window_bias(bias, window_size=R, dtype=torch.float64)[0]
     by_offset = {}
     for i in range(R * R):
         for j in range(R * R):
@@ -56,7 +56,7 @@ def test_window_bias_depends_on_offsets_only(bias):
 
 
 def test_short_window_keeps_the_bias_of_its_offsets(bias):
-    full = window_bias(bias, window_size=4)
+    full = window_bias(bias, window_size=4, dtype=torch.float64)
     short = crop_window_bias(full, window_size=4, tokens=(2, 3))[0]
     for i in range(6):
         for j in range(6):

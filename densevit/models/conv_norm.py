@@ -1,0 +1,138 @@
+"""Convolution, batch norm and GELU as one step of a (B, H, W, C) map; one folded convolution where no gradient is taken.
+
+Shapes: B batch, H W map, C channels.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+CACHED_ELEMENTS = 2**20
+"""A map of about this many elements stays in a core's cache between two operations."""
+
+
+def inference_path() -> bool:
+    """Whether values may be cached and buffers reused: no gradient is recorded and no graph is being captured."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
+def in_cached_parts(module: nn.Module, x: Tensor, *, peak: int) -> Tensor:
+    """`module(x)`, in inference on a CPU image by image where the largest map in between would leave the cache.
+
+    `peak` is that map's elements per image. Twice as fast for GELU and depth-wise convolution in the first stage, and
+    the wide map never exists for the whole batch.
+    """
+    parts = max(1, CACHED_ELEMENTS // peak)
+    if x.device.type != "cpu" or module.training or len(x) <= parts or not inference_path():
+        return module(x)
+    return torch.cat([module(part) for part in x.split(parts)])
+
+
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y; in inference into x, which must be a map nobody else holds."""
+    return x.add_(y) if inference_path() and x.dtype == y.dtype else x + y
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type in which linear layers and convolutions run on `x`: autocast's, or that of `x` itself."""
+    device = x.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
+
+
+class DerivedTensors:
+    """Tensors computed from parameters (folded weights, bias tables), kept until a parameter changes.
+
+    A change is seen by the parameters' storage and version counter. Only writing through `.data` leaves both alone;
+    `nn.Module.train` and `.eval` of the owner drop everything, so that a switch of mode is always safe.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[Any, tuple[Any, Any]] = {}
+
+    def get(self, key: Any, sources: list[Tensor], build: Any) -> Any:
+        """`build()`, or what it gave the last time under `key` if no tensor of `sources` has changed since."""
+        state = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in sources)
+        entry = self._entries.get(key)
+        if entry is None or entry[0] != state:
+            entry = self._entries[key] = (state, build())
+        return entry[1]
+
+    def clear(self) -> None:
+        self._entries.clear()
+
+    def __deepcopy__(self, memo: Any) -> "DerivedTensors":
+        return DerivedTensors()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_entries": {}}
+
+
+class ConvNorm(nn.Module):
+    """Convolution (1x1: a Linear), BN and, with `act`, GELU: (B, H, W, C_in) -> (B, H', W', C)."""
+
+    def __init__(
+        self,
+        in_dim: int,
+        dim: int,
+        *,
+        kernel_size: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        act: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv: nn.Linear | nn.Conv2d
+        if kernel_size == stride == groups == 1:
+            self.conv = nn.Linear(in_dim, dim, bias=bias)
+        else:
+            self.conv = nn.Conv2d(
+                in_dim, dim, kernel_size, stride=stride, padding=kernel_size // 2, groups=groups, bias=bias
+            )
+        self.norm = nn.BatchNorm2d(dim)
+        self.act = act
+        self._folded = DerivedTensors()
+
+    def train(self, mode: bool = True) -> "ConvNorm":
+        self._folded.clear()
+        return super().train(mode)
+
+    def _apply_conv(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        conv = self.conv
+        if isinstance(conv, nn.Conv2d):
+            out = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        elif weight.dim() == 4:  # on a CPU, a 1x1 convolution adds the bias on the way and a bfloat16 linear does not
+            out = F.conv2d(x.permute(0, 3, 1, 2), weight, bias)
+        else:
+            return F.linear(x, weight, bias)
+        return out.permute(0, 2, 3, 1)
+
+    def _fold(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the one convolution that equals convolution and BN with running statistics."""
+        norm, weight = self.norm, self.conv.weight
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        bias = norm.bias - norm.running_mean * scale
+        if self.conv.bias is not None:
+            bias = bias + self.conv.bias * scale
+        folded = weight * scale.view(-1, *[1] * (weight.dim() - 1))
+        if isinstance(self.conv, nn.Linear) and dtype != torch.float64 and weight.device.type == "cpu":
+            folded = folded[:, :, None, None].contiguous(memory_format=torch.channels_last)
+        return folded.to(dtype), bias.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.norm.training or not inference_path():
+            x = self._apply_conv(x, self.conv.weight, self.conv.bias)
+            x = self.norm(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            return F.gelu(x) if self.act else x
+        dtype = compute_dtype(x)
+        sources = [*self.parameters(), *self.buffers()]
+        weight, bias = self._folded.get(dtype, sources, lambda: self._fold(dtype))
+        x = self._apply_conv(x, weight, bias)
+        return torch.ops.aten.gelu_(x) if self.act else x
