@@ -16,6 +16,7 @@ from densevit.models.position import PositionResize, resize_position_embedding
 from densevit.models.vit import ViTEncoder, num_positioned_prefix
 
 Grid = tuple[int, int]
+PREFIX_TOKENS = ("vit.cls_token", "vit.dist_token", "vit.reg_token")
 
 
 def fit_encoder(
@@ -54,13 +55,14 @@ def _fit_position(
     A distilled model in an encoder without distillation token gives its class row alone (the official code does so).
     """
     position, vit = tensors["vit.pos_embed"], encoder.vit
-    num_tokens = sum(tensors[f"vit.{name}"].shape[1] for name in _TOKENS if f"vit.{name}" in tensors)
+    num_tokens = sum(tensors[name].shape[1] for name in PREFIX_TOKENS if name in tensors)
     num_own, own_grid = num_positioned_prefix(vit), (vit.patch_embed.grid_size[0], vit.patch_embed.grid_size[1])
     num_rows = position.shape[1]
     if grid is not None:
         num_prefix, old_grid = num_rows - grid[0] * grid[1], grid
     else:
-        num_prefix, old_grid = _split(num_rows, (num_tokens, 0, 1, 2, num_own), own_grid, own_grid_first)
+        num_prefix = num_tokens if num_own else 0
+        old_grid = _guess_grid(num_rows, num_prefix, own_grid, own_grid_first)
     if (num_prefix, old_grid) == (num_own, own_grid):
         return position
     patches = resize_position_embedding(
@@ -72,20 +74,17 @@ def _fit_position(
     return torch.cat([rows, patches], dim=1)
 
 
-_TOKENS = ("cls_token", "dist_token", "reg_token")
-
-
-def _split(num_rows: int, prefixes: tuple[int, ...], own_grid: Grid, own_grid_first: bool) -> tuple[int, Grid]:
-    """How many rows are prefix rows, and the grid of the rest."""
-    for num_prefix in prefixes:
-        num_patches = num_rows - num_prefix
-        is_own, side = num_patches == own_grid[0] * own_grid[1], isqrt(max(num_patches, 0))
-        if is_own and (own_grid_first or side * side != num_patches):
-            return num_prefix, own_grid
-        if side * side == num_patches:
-            return num_prefix, (side, side)
+def _guess_grid(num_rows: int, num_prefix: int, own_grid: Grid, own_grid_first: bool) -> Grid:
+    """The (h, w) of a position embedding that does not say: the encoder's own or a square."""
+    num_patches = num_rows - num_prefix
+    is_own, side = num_patches == own_grid[0] * own_grid[1], isqrt(max(num_patches, 0))
+    is_square = side * side == num_patches and side > 0
+    if is_own and (own_grid_first or not is_square):
+        return own_grid
+    if is_square:
+        return side, side
     raise UserError(
-        f"a position embedding of {num_rows} rows is neither a square grid nor the encoder's "
+        f"a position embedding of {num_prefix} + {num_patches} rows is neither a square grid nor the encoder's "
         f"{own_grid[0]}x{own_grid[1]}; build the model with the image_size it was trained at"
     )
 
@@ -100,7 +99,8 @@ def _fit_table(encoder: ViTEncoder, table: Tensor, grid: Grid | None, own_grid_f
         return table
     if grid is None and side * side != num_offsets:
         raise UserError(
-            f"a relative position table of {table.shape[0]} rows is for no square grid; give its image_size"
+            f"a relative position table of {table.shape[0]} rows is neither for a square grid nor for the encoder's "
+            f"{window[0]}x{window[1]}; build the model with the image_size it was trained at"
         )
     return resize_bias_table(table, old_grid=grid or ((side + 1) // 2, (side + 1) // 2), new_grid=window)
 

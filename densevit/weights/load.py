@@ -62,7 +62,6 @@ def load_segmenter(model: Segmenter, source: str | Path, *, mode: PositionResize
     tensors = found.tensors | {f"encoder.{name}": tensor for name, tensor in inner.items()}
     own = _expected(model)
     _check_classifier(own, tensors, found.origin)
-    _check_shapes(own, tensors, found.origin)
     report = _report(own, tensors, {f"encoder.{name}": change for name, change in changes.items()}, found)
     missing = [name for name in report.missing if not name.startswith("auxiliary_heads.")]
     if missing:
@@ -70,6 +69,7 @@ def load_segmenter(model: Segmenter, source: str | Path, *, mode: PositionResize
             f"{found.origin} lacks {len(missing)} of the model's tensors ({', '.join(missing[:3])} ...); "
             "build the model with the encoder and decoder the checkpoint was trained with"
         )
+    _check_shapes(own, tensors, found.origin)
     model.load_state_dict({name: tensors[name] for name in own if name in tensors}, strict=False)
     return report
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from densevit.errors import UserError
 from densevit.models.encoders import create_vit
 from densevit.models.vit import PlainViT, ViTEncoder
+from densevit.weights.fit import PREFIX_TOKENS
 from densevit.weights.rename import rename
 
 HUB_PREFIXES = ("hf-hub:", "hf_hub:", "local-dir:")
@@ -19,7 +20,7 @@ def is_timm_vit(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def from_timm_vit(tensors: Mapping[str, Tensor], encoder: ViTEncoder) -> tuple[dict[str, Tensor], list[str]]:
-    """Tensors in `encoder`'s naming, and the names not used.
+    """Tensors in `encoder`'s naming (and every prefix token, for the layout of the positions), and the names not used.
 
     Knows BEiT's tables (one per block, or one that pretraining shared between all) and DeiT III's layer scales.
     """
@@ -37,8 +38,8 @@ def from_timm_vit(tensors: Mapping[str, Tensor], encoder: ViTEncoder) -> tuple[d
             (r"(.+)", r"vit.\1"),
         ],
     )
-    unused = [name.removeprefix("vit.") for name in renamed if name not in own]
-    return {name: tensor for name, tensor in renamed.items() if name in own}, unused
+    kept = {name: tensor for name, tensor in renamed.items() if name in own or name in PREFIX_TOKENS}
+    return kept, [name.removeprefix("vit.") for name in renamed if name not in kept]
 
 
 def fetch_timm(name: str) -> tuple[dict[str, Tensor], tuple[int, int]]:
