@@ -10,11 +10,13 @@ from torch.utils.data import Dataset
 
 from densevit.data.base import Transform
 from densevit.data.camvid import CamVid
+from densevit.data.folder import Folder
 from densevit.data.scenes import ScenesClassification, ScenesDetection, ScenesSegmentation
 from densevit.errors import UserError, unknown_name
 
 DATASETS: dict[str, Callable[..., Dataset[dict[str, Any]]]] = {
     "camvid": CamVid,
+    "folder": Folder,
     "scenes": ScenesSegmentation,
     "scenes_classification": ScenesClassification,
     "scenes_detection": ScenesDetection,
@@ -24,6 +26,13 @@ DATASETS: dict[str, Callable[..., Dataset[dict[str, Any]]]] = {
 def list_datasets() -> list[str]:
     """The names that `create_dataset` knows, sorted."""
     return sorted(DATASETS)
+
+
+def dataset_options(name: str) -> list[str]:
+    """The arguments of data set `name` beside root, split and transform. UserError for an unknown name."""
+    if name not in DATASETS:
+        raise unknown_name("data set", name, DATASETS)
+    return sorted(inspect.signature(DATASETS[name]).parameters.keys() - {"root", "split", "transform"})
 
 
 def create_dataset(
@@ -38,16 +47,13 @@ def create_dataset(
 
     UserError for an unknown name or argument (near matches named), and for a `root` that is missing or not wanted.
     """
-    if name not in DATASETS:
-        raise unknown_name("data set", name, DATASETS)
-    parameters = inspect.signature(DATASETS[name]).parameters
-    options = sorted(parameters.keys() - {"root", "split", "transform"})
+    options = dataset_options(name)
     for key in args:
         if key not in options:
             near = difflib.get_close_matches(key, options, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(options) or '(none)'}"
             raise UserError(f"data set {name!r} has no option {key!r}; {hint}")
-    if "root" in parameters:
+    if "root" in inspect.signature(DATASETS[name]).parameters:
         args["root"] = root
     elif root is not None:
         raise UserError(f"data set {name!r} is generated and reads no files; leave out root ({root})")

@@ -52,22 +52,22 @@ def read_image(path: str | Path, *, channels: int = 3) -> tv_tensors.Image:
     return tv_tensors.Image(torch.from_numpy(array.reshape(*array.shape[:2], channels)).permute(2, 0, 1).contiguous())
 
 
-def read_mask(path: str | Path, *, colors: Mapping[Color, int] | None = None) -> np.ndarray:
+def read_mask(path: str | Path, *, colors: Mapping[Color, int] | None = None, as_colors: bool = False) -> np.ndarray:
     """Read a label mask as ids: uint8 (H, W); a 16-bit mask stays int32 when it holds ids above 255.
 
-    Grey and palette files give their stored indices (the palette itself is not looked at). With `colors`, which maps
-    (red, green, blue) to an id, the file is read as colours instead. UserError for an RGB mask without `colors`, and
-    for a colour that is not in it.
+    Grey and palette files give their stored indices; RGB files are looked up in `colors`, which maps (red, green,
+    blue) to an id. With `as_colors` a palette file is looked up by its colours as well. UserError for an RGB mask
+    without `colors`, and for a colour that is not in it.
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
         return _compact_ids(_load_npy(path).squeeze(), path)
     with _opened(path, kind="mask") as picture:
-        if colors is not None:
-            return colors_to_ids(np.asarray(picture.convert("RGB")), colors, source=path)
-        if picture.mode in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
+        if not as_colors and picture.mode in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
             return _compact_ids(np.array(picture), path)
         rgb = np.asarray(picture.convert("RGB"))
+    if colors is not None:
+        return colors_to_ids(rgb, colors, source=path)
     if (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all():
         return rgb[..., 0].copy()  # indices that some tool stored three times
     raise UserError(

@@ -69,11 +69,13 @@ class Light:
     def on(self, color: RGB, z: float, shade: float = 1.0) -> tuple[int, int, int]:
         """The colour of a surface at distance `z`, turned from the light by `shade`."""
         keep = math.exp(-z / self.haze_distance)
-        red, green, blue = (
-            min(255, int(c * a * shade * keep + h * (1 - keep)))
-            for c, a, h in zip(color, self.ambient, self.haze, strict=True)
+        (red, green, blue), (r, g, b), haze = color, self.ambient, self.haze  # written out: called for every polygon
+        lit, lost = shade * keep, 1 - keep
+        return (
+            min(255, int(red * r * lit + haze[0] * lost)),
+            min(255, int(green * g * lit + haze[1] * lost)),
+            min(255, int(blue * b * lit + haze[2] * lost)),
         )
-        return red, green, blue
 
     def lamp(self, color: RGB, z: float) -> tuple[int, int, int]:
         """The colour of something that shines by itself."""
