@@ -29,9 +29,11 @@ def from_mmsegmentation(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor
     """Tensors in a SETR `Segmenter`'s naming, and the names not used."""
     is_mla = any(name.startswith("neck.") for name in tensors)
     renamed, unused = rename(tensors, [*_encoder_rules(), *(_mla_rules(tensors) if is_mla else _up_rules(tensors))])
+    kernel = renamed["encoder.vit.patch_embed.proj.weight"]
+    renamed.setdefault("encoder.vit.patch_embed.proj.bias", kernel.new_zeros(kernel.shape[0]))  # its own default: none
     classifier = renamed.get("decoder.classifier.weight")
     if is_mla and classifier is not None:
-        num_streams = _count(tensors, r"decode_head\.mlahead\.head(\d)\.0\.weight")
+        num_streams = _count(tensors, r"neck\.norm\.(\d)\.weight")
         by_level = classifier.unflatten(1, (num_streams, -1))
         renamed["decoder.classifier.weight"] = by_level.flip(1).flatten(1, 2)
     return fold_conv_biases(renamed), unused
@@ -57,7 +59,10 @@ def _mla_rules(tensors: Mapping[str, Tensor]) -> list[Rule]:
         (r"neck\.mla\.channel_proj\.(\d)\.bn\.(.+)", r"neck.reduce.\1.1.\2"),
         (r"neck\.mla\.feat_extract\.(\d)\.conv\.(.+)", lambda m: f"neck.refine.{last - int(m[1])}.0.{m[2]}"),
         (r"neck\.mla\.feat_extract\.(\d)\.bn\.(.+)", lambda m: f"neck.refine.{last - int(m[1])}.1.{m[2]}"),
-        (r"decode_head\.mlahead\.head(\d)\.(.+)", lambda m: f"decoder.streams.{last + 2 - int(m[1])}.{m[2]}"),
+        (r"decode_head\.up_convs\.(\d)\.0\.conv\.(.+)", lambda m: f"decoder.streams.{last - int(m[1])}.0.{m[2]}"),
+        (r"decode_head\.up_convs\.(\d)\.0\.bn\.(.+)", lambda m: f"decoder.streams.{last - int(m[1])}.1.{m[2]}"),
+        (r"decode_head\.up_convs\.(\d)\.1\.conv\.(.+)", lambda m: f"decoder.streams.{last - int(m[1])}.3.{m[2]}"),
+        (r"decode_head\.up_convs\.(\d)\.1\.bn\.(.+)", lambda m: f"decoder.streams.{last - int(m[1])}.4.{m[2]}"),
         (r"decode_head\.conv_seg\.(.+)", r"decoder.classifier.\1"),
         (r"auxiliary_head\.(\d)\.conv_seg\.weight", lambda m: f"auxiliary_heads.{last - int(m[1])}.weight"),
     ]

@@ -53,11 +53,11 @@ class Layer(nn.Module):
 
 
 class Backbone(nn.Module):
-    def __init__(self, *, with_cls_token):
+    def __init__(self, *, with_cls_token, patch_bias):
         super().__init__()
         self.with_cls_token = with_cls_token
         self.patch_embed = nn.Module()
-        self.patch_embed.projection = nn.Conv2d(3, C, 16, stride=16)
+        self.patch_embed.projection = nn.Conv2d(3, C, 16, stride=16, bias=patch_bias)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, C))
         self.pos_embed = nn.Parameter(torch.zeros(1, 17, C))
         self.layers = nn.ModuleList(Layer() for _ in range(12))
@@ -109,20 +109,15 @@ class MLANeck(nn.Module):
 
 
 class MLAHead(nn.Module):
-    def __init__(self, k):
+    def __init__(self):
         super().__init__()
-        self.mlahead = nn.Module()
-        for i in (2, 3, 4, 5):
-            parts = []
-            for into in (D, D // 2):
-                conv = nn.Conv2d(into, D // 2, 3, padding=1, bias=False)
-                parts += [conv, nn.BatchNorm2d(D // 2), nn.ReLU()]
-            self.mlahead.add_module(f"head{i}", nn.Sequential(*parts))
-        self.conv_seg = nn.Conv2d(2 * D, K, k, padding=k // 2)
+        self.up_convs = nn.ModuleList(
+            nn.Sequential(ConvModule(D, D // 2, 3), ConvModule(D // 2, D // 2, 3)) for _ in range(4)
+        )
+        self.conv_seg = nn.Conv2d(2 * D, K, 1)
 
     def forward(self, maps):
-        heads = [getattr(self.mlahead, f"head{i}") for i in (2, 3, 4, 5)]
-        up = [F.interpolate(h(x), scale_factor=4, mode="bilinear") for h, x in zip(heads, maps, strict=True)]
+        up = [F.interpolate(c(x), scale_factor=4, mode="bilinear") for c, x in zip(self.up_convs, maps, strict=True)]
         return F.interpolate(self.conv_seg(torch.cat(up, dim=1)), size=(64, 64), mode="bilinear")
 
 
@@ -137,9 +132,9 @@ def save(model, path):
     return path
 
 
-def foreign(decode_head, *, auxiliary=(), neck=None, with_cls_token=True):
+def foreign(decode_head, *, auxiliary=(), neck=None, with_cls_token=True, patch_bias=True):
     model = nn.Module()
-    model.backbone = Backbone(with_cls_token=with_cls_token)
+    model.backbone = Backbone(with_cls_token=with_cls_token, patch_bias=patch_bias)
     if neck is not None:
         model.neck = neck
     model.decode_head = decode_head
@@ -181,10 +176,9 @@ def test_naive(tmp_path, aux_convs):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("k", [1, 3])
-def test_mla_levels_are_turned_round(tmp_path, k):
-    theirs = foreign(MLAHead(k), neck=MLANeck(), auxiliary=[FCNHead() for _ in range(4)], with_cls_token=False)
-    ours = create("setr_mla_vit_base", decoder_args={"classifier_kernel_size": k, "align_corners": False})
+def test_mla_levels_are_turned_round(tmp_path):
+    theirs = foreign(MLAHead(), neck=MLANeck(), auxiliary=[FCNHead() for _ in range(4)], with_cls_token=False)
+    ours = create("setr_mla_vit_base", decoder_args={"align_corners": False})
     report = load_segmenter(ours, save(theirs, tmp_path / "mla.pth"))
     images = torch.randn(2, 3, 64, 64)
     maps = theirs.backbone(images)
@@ -198,8 +192,9 @@ def test_mla_levels_are_turned_round(tmp_path, k):
 
 
 @torch.no_grad()
-def test_encoder_alone(tmp_path):
-    theirs = foreign(UpHead(1, 1, 4))
+@pytest.mark.parametrize("patch_bias", [True, False])
+def test_encoder_alone_with_and_without_the_patches_bias(tmp_path, patch_bias):
+    theirs = foreign(UpHead(1, 1, 4), patch_bias=patch_bias)
     ours = create("setr_pup_vit_base")
     load_encoder(ours, save(theirs, tmp_path / "naive.pth"))
     images = torch.randn(1, 3, 64, 64)
