@@ -168,7 +168,7 @@ def weights_file(tmp_path, name, **arguments):
     model = randomise(timm.create_model(name, **arguments))
     path = tmp_path / "timm.pth"
     torch.save(model.state_dict(), path)
-    return model, {"pretrained_cfg_overlay": {"file": str(path), "url": "", "hf_hub_id": ""}}
+    return model, {"pretrained_cfg_overlay": {"file": str(path), "custom_load": False, "url": "", "hf_hub_id": ""}}
 
 
 def test_pretrained_weights_are_adapted_to_four_bands(tmp_path):
