@@ -91,8 +91,8 @@ def colors_to_ids(rgb: np.ndarray, colors: Mapping[Color, int], *, source: objec
             else "add the colour to the class list, or list it with the name 'ignore' to leave those pixels out"
         )
         raise UserError(
-            f"mask {source} has colour {color} in {int(unknown.sum())} pixels ({len(found)} unknown colours), "
-            f"which is in no class; {why}"
+            f"mask {source} has {int(unknown.sum())} pixels of {len(found)} colours that are in no class, "
+            f"such as {color}; {why}"
         )
     return ids
 

@@ -88,7 +88,7 @@ class ScenesSegmentation(SegmentationDataset):
 
     def read(self, index: int) -> tuple[tv_tensors.Image, np.ndarray]:
         scene = self.scenes[index]
-        return _image(scene), scene.labels
+        return _image(scene), scene.labels.copy()
 
 
 class ScenesDetection(Dataset[dict[str, Any]]):

@@ -228,7 +228,11 @@ def distort(
         return torch.from_numpy(np.take(after.values[before.values], image.numpy()))
     pixels = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     picture = Image.fromarray(np.take(before.values, pixels) if before.changed else pixels)
-    hsv_tables = [_hue_table(hue or 0), _Table().apply(saturation or 1.0, 0.0).values, _IDENTITY]
+    hsv_tables = [
+        _hue_table(hue or 0),
+        _Table().apply(1.0 if saturation is None else saturation, 0.0).values,
+        _IDENTITY,
+    ]
     picture = picture.convert("HSV").point(np.concatenate(hsv_tables).tolist()).convert("RGB")
     pixels = np.asarray(picture)
     return (

@@ -1,0 +1,83 @@
+"""`densevit data check` from the command line: output, exit codes, options."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from densevit.cli.data import parse_options
+from densevit.cli.main import main
+from densevit.errors import UserError
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / "with space"
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    (root / "classes.txt").write_text("road\ncar\n")
+    for index in range(4):
+        Image.new("RGB", (6, 4)).save(root / "images" / f"{index}.jpg")
+        Image.fromarray(np.full((4, 6), index % 2, dtype=np.uint8)).save(root / "masks" / f"{index}.png")
+    return root
+
+
+def check(root, *args):
+    return main(["data", "check", "--data", "folder", "--root", str(root), "--set", "val_ratio=0.5", *args])
+
+
+def test_good_data(root, capsys):
+    assert check(root) == 0
+    out = capsys.readouterr().out
+    assert "2 pairs, 2 read" in out
+    assert "nothing stands in the way" in out
+
+
+def test_bad_data_gives_exit_code_1(root, capsys):
+    for index in range(4):
+        Image.fromarray(np.full((4, 6), 200, dtype=np.uint8)).save(root / "masks" / f"{index}.png")
+    assert check(root, "--split", "val", "--format", "json") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    assert report["num_pairs"] == 2
+    assert report["ids_outside"]["200"]["pixels"] == 48
+    assert check(root) == 1
+    assert "ids 200 are outside" in capsys.readouterr().out
+
+
+def test_images_without_mask_are_counted_not_fatal(root, capsys):
+    for path in (root / "masks").glob("[01].png"):
+        path.unlink()
+    assert main(["data", "check", "--data", "folder", "--root", str(root), "--split", "all"]) == 1
+    assert "2 images have no mask" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--data", "foldr"], "did you mean 'folder'"),
+        (["--data", "folder", "--root", "/nowhere"], "/nowhere is not a folder"),
+        (["--data", "scenes", "--set", "num_imags=3"], "did you mean 'num_images'"),
+        (["--data", "scenes", "--set", "num_images"], "not of the form KEY=VALUE"),
+        (["--data", "scenes_detection"], "'scenes_detection' is none"),
+    ],
+)
+def test_mistakes_end_in_one_sentence(args, message, capsys):
+    assert main(["data", "check", *args]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_options_are_typed():
+    assert parse_options(["a=3", "b=[1, 2]", "c=x", "d=true", "e=a=b"]) == {
+        "a": 3, "b": [1, 2], "c": "x", "d": True, "e": "a=b",
+    }  # fmt: skip
+    with pytest.raises(UserError, match="not valid YAML"):
+        parse_options(["a=[1"])
+
+
+def test_list(capsys):
+    assert main(["data", "list"]) == 0
+    assert "scenes" in capsys.readouterr().out.split()
