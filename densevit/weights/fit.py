@@ -55,6 +55,8 @@ def _fit_position(
     A distilled model in an encoder without distillation token gives its class row alone (the official code does so).
     """
     position, vit = tensors["vit.pos_embed"], encoder.vit
+    if position.shape[2] != encoder.embed_dim:
+        return position  # another architecture, which the caller finds out
     num_tokens = sum(tensors[name].shape[1] for name in PREFIX_TOKENS if name in tensors)
     num_own, own_grid = num_positioned_prefix(vit), (vit.patch_embed.grid_size[0], vit.patch_embed.grid_size[1])
     num_rows = position.shape[1]

@@ -134,6 +134,7 @@ def test_another_architecture_is_refused(tmp_path):
     message = r"another architecture: encoder.vit.cls_token is \(1, 1, 48\) there and \(1, 1, 24\) in the model"
     refused(load_segmenter, create(), path, message)
     refused(load_encoder, create(), path, "another architecture")
+    refused(load_encoder, create(image_size=64), path, "another architecture")
     refused(load_segmenter, create(), save(create("setr_mla_vit_tiny"), tmp_path / "mla.pth"), "lacks .* tensors")
 
 
