@@ -108,12 +108,13 @@ def _parse(base: Experiment, values: dict[str, Any], overrides: list[str]) -> Ex
     changed = flat | dict(item[2:].partition("=")[::2] for item in overrides)
     if changed.get("data.name", base.data.name) != base.data.name:
         defaults["data"]["args"] = {}  # a recipe's arguments belong to its own data set
+    arguments = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in flat.items()]
+    arguments += [item for item in overrides if not _put_open_ended(defaults, item)]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(type(base), None)
     parser.set_defaults(defaults)
-    arguments = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in flat.items()]
     try:
-        namespace = parser.instantiate(parser.parse_args(arguments + overrides))
+        namespace = parser.instantiate(parser.parse_args(arguments))
         experiment: Experiment = type(base)(**vars(namespace))
     except UserError:
         raise
@@ -136,9 +137,26 @@ def _flatten(values: Mapping[str, Any], keys: Sequence[str], prefix: str = "") -
     return flat
 
 
+OPEN_ENDED = ("model.args.", "data.args.")
+"""Settings below these are arguments of a model or a data set, which checks them itself."""
+
+
 def _is_known(key: str, keys: Sequence[str]) -> bool:
-    open_ended = ("model.args.", "data.args.")
-    return key in keys or key.startswith(open_ended)
+    return key in keys or key.startswith(OPEN_ENDED)
+
+
+def _put_open_ended(values: dict[str, Any], argument: str) -> bool:
+    """Put `--model.args.encoder_args.depth=6` into nested `values`, typed as YAML; False for any other setting."""
+    key, _, text = argument[2:].partition("=")
+    if not key.startswith(OPEN_ENDED):
+        return False
+    *path, name = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+        if not isinstance(values, dict):
+            raise UserError(f"{argument} goes below {part!r}, which is a single value")
+    values[name] = yaml.safe_load(text)
+    return True
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
