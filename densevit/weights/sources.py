@@ -85,7 +85,7 @@ def find_encoder(source: str | Path, *, encoder: nn.Module) -> Found:
             in_timm, unused = convert(tensors)
             named, later = from_timm_vit(in_timm, encoder)
             return Found(named, unused + later, f"{source} ({kind})")
-    return Found(tensors, [], f"{source} (densevit)", is_ours=True)
+    return Found(tensors, [], str(source), is_ours=True)  # an encoder of ours, or nothing that fits
 
 
 def _as_segmenter(tensors: Mapping[str, Tensor], source: str | Path) -> Found | None:
