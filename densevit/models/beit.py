@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
+from densevit.models.layers import known_equal
+
 MAX_KEPT_BYTES = 2 << 30
 """Expanded biases are kept up to this size, all blocks together (BEiT-L at 512 x 512 in float32: 1.6 GiB)."""
 
@@ -98,8 +100,9 @@ def relative_position_index(grid: tuple[int, int], *, device: torch.device | Non
     dy = ys[:, None] - ys + H - 1  # (H, H)
     dx = xs[:, None] - xs + W - 1  # (W, W)
     patches = dy[:, None, :, None] * (2 * W - 1) + dx[None, :, None, :]  # (H, W, H, W)
-    num_offsets = (2 * H - 1) * (2 * W - 1)
-    index = F.pad(patches.reshape(H * W, H * W), (1, 0, 1, 0), value=num_offsets)  # class to patch
+    num_offsets = (2 * ys[-1] + 1) * (2 * xs[-1] + 1)  # a tensor: as a number it would fix an export to one size
+    index = F.pad(patches.reshape(H * W, H * W), (1, 0, 1, 0))
+    index[0] = num_offsets  # class to patch
     index[1:, 0] = num_offsets + 1
     index[0, 0] = num_offsets + 2
     return index.flatten()
@@ -111,7 +114,7 @@ def resize_bias_table(table: Tensor, *, old_grid: tuple[int, int], new_grid: tup
     The last three rows (class to patch, patch to class, class to class) are kept. Differentiable.
     """
     (h, w), (H, W) = old_grid, new_grid
-    if old_grid == new_grid:
+    if known_equal(old_grid, new_grid):
         return table
     offsets, extra = table[:-3], table[-3:]
     maps = offsets.float().t().reshape(1, -1, 2 * h - 1, 2 * w - 1)

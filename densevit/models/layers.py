@@ -3,8 +3,10 @@
 Shapes: B batch, C channels, H W height and width of a feature map.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,9 +38,14 @@ def conv_norm_relu(in_channels: int, out_channels: int, *, kernel_size: int, nor
     return nn.Sequential(conv, make_norm(norm, out_channels), nn.ReLU(inplace=True))
 
 
+def known_equal(a: Sequence[int], b: Sequence[int]) -> bool:
+    """Whether two sizes are equal; False for an export's symbolic sizes, which a comparison would fix to one value."""
+    return not any(isinstance(side, torch.SymInt) for side in (*a, *b)) and tuple(a) == tuple(b)
+
+
 def resize(maps: Tensor, size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
     """Bilinear resize to (H, W); returns the input itself where it already has that size."""
-    if maps.shape[-2:] == size:
+    if known_equal(maps.shape[-2:], size):
         return maps
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=align_corners)
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from densevit.errors import UserError, unknown_name
+from densevit.models.layers import known_equal
 
 PositionResize = Literal["bilinear", "bicubic"]
 
@@ -34,7 +35,7 @@ def resize_position_embedding(
         )
     if mode not in ("bilinear", "bicubic"):
         raise unknown_name("position resize mode", mode, ("bilinear", "bicubic"))
-    if old_grid == new_grid:
+    if known_equal(old_grid, new_grid):
         return position
     prefix, grid = position[:, :num_prefix], position[:, num_prefix:]
     maps = grid.float().reshape(1, *old_grid, -1).permute(0, 3, 1, 2)  # (1, C, h, w)

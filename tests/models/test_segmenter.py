@@ -142,6 +142,18 @@ def test_exports_with_any_batch():
         torch.testing.assert_close(program.module()(images), model(images))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_exports_with_any_multiple_of_the_patch(name):
+    model = build(name).eval()
+    rows, columns = torch.export.Dim("rows", min=2, max=64), torch.export.Dim("columns", min=2, max=64)
+    dynamic = ({2: 16 * rows, 3: 16 * columns},)
+    program = torch.export.export(model, (torch.randn(1, 3, 80, 112),), dynamic_shapes=dynamic)
+    for size in ((64, 96), (48, 160)):
+        images = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(program.module()(images), model(images), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 4, 32, 32)])
 def test_wrong_inputs_are_refused(shape):
     with pytest.raises(UserError, match=r"images must be \(B, 3, H, W\)"):
