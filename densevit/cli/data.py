@@ -1,4 +1,4 @@
-"""`densevit data check`: read a data set and report what would make training go wrong."""
+"""`densevit data check`: read a data set and report what would make training go wrong; `list`, `convert`."""
 
 import argparse
 import json
@@ -22,6 +22,10 @@ def add_parser(subparsers: Any) -> None:
     )  # fmt: skip
     check.add_argument("--format", choices=("text", "json"), default="text", help="output (text)")
     check.set_defaults(run=run)
+    convert = actions.add_parser("convert", help="write the masks of a data set that is published without them")
+    convert.add_argument("name", choices=("pascal_context",), help="data set")
+    convert.add_argument("--root", required=True, metavar="PATH", help="its folder, VOCdevkit/VOC2010")
+    convert.set_defaults(run=run_convert)
     actions.add_parser("list", help="list the data sets by name").set_defaults(run=run_list)
 
 
@@ -56,6 +60,20 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_text(report, title=f"{args.data}, {args.split}")
     return 0 if report.ok else 1
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from densevit.data.pascal_context import convert_json
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("writing masks", total=None)
+        count = convert_json(args.root, progress=lambda done, total: bar.update(task, completed=done, total=total))
+    print(f"{count} masks and the lists train.txt and val.txt written below {args.root}")
+    return 0
 
 
 def parse_options(items: list[str]) -> dict[str, Any]:

@@ -8,15 +8,23 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from densevit.data.ade20k import ADE20K
 from densevit.data.base import Transform
 from densevit.data.camvid import CamVid
+from densevit.data.cityscapes import Cityscapes
 from densevit.data.folder import Folder
+from densevit.data.hf_datasets import HuggingFaceDataset
+from densevit.data.pascal_context import PascalContext
 from densevit.data.scenes import ScenesClassification, ScenesDetection, ScenesSegmentation
 from densevit.errors import UserError, unknown_name
 
 DATASETS: dict[str, Callable[..., Dataset[dict[str, Any]]]] = {
+    "ade20k": ADE20K,
     "camvid": CamVid,
+    "cityscapes": Cityscapes,
     "folder": Folder,
+    "huggingface": HuggingFaceDataset,
+    "pascal_context": PascalContext,
     "scenes": ScenesSegmentation,
     "scenes_classification": ScenesClassification,
     "scenes_detection": ScenesDetection,

@@ -111,6 +111,11 @@ def voc_palette(num_classes: int) -> Palette:
     return tuple(palette)
 
 
+def palette_from_hex(text: str) -> Palette:
+    """Colours written as `rrggbb`, separated by blanks."""
+    return tuple((int(word[:2], 16), int(word[2:4], 16), int(word[4:], 16)) for word in text.split())
+
+
 def _entries(data: Any) -> list[dict[str, Any]]:
     """JSON or YAML to a list of {"name", "color"?, "id"?}."""
     if isinstance(data, dict) and isinstance(data.get("classes"), (list, dict)):

@@ -24,6 +24,7 @@ Color = tuple[int, int, int]
 
 # What Pillow raises on bytes it cannot decode, depending on the format and on where the file breaks off.
 _DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, Image.DecompressionBombError)
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # number of channels -> Pillow's name
 _UNKNOWN = 254  # in the colour table: a colour of no class (255 is "ignore")
 
 
@@ -40,15 +41,19 @@ def read_image(path: str | Path, *, channels: int = 3) -> tv_tensors.Image:
         return _bands_to_image(_load_npy(path), path, channels=channels)
     if path.suffix.lower() in (".tif", ".tiff") and channels not in (1, 3, 4):
         return _bands_to_image(_load_tiff(path), path, channels=channels)
-    modes = {1: "L", 3: "RGB", 4: "RGBA"}
-    if channels not in modes:
+    if channels not in _MODES:
         raise UserError(
             f"{path} is a picture of 1, 3 or 4 channels, but {channels} are asked for; "
             "store the bands as .npy (H, W, C) or as multi-band TIFF"
         )
     with _opened(path, kind="image") as picture:
-        picture = _eight_bit(ImageOps.exif_transpose(picture), path)
-        array = np.array(picture.convert(modes[channels]))
+        return picture_to_image(picture, channels=channels, source=path)
+
+
+def picture_to_image(picture: Image.Image, *, channels: int = 3, source: object = "image") -> tv_tensors.Image:
+    """A decoded Pillow picture to uint8 (channels, H, W), as `read_image` does; `channels` is 1, 3 or 4."""
+    picture = _eight_bit(ImageOps.exif_transpose(picture), source)
+    array = np.array(picture.convert(_MODES[channels]))
     return tv_tensors.Image(torch.from_numpy(array.reshape(*array.shape[:2], channels)).permute(2, 0, 1).contiguous())
 
 
@@ -63,15 +68,26 @@ def read_mask(path: str | Path, *, colors: Mapping[Color, int] | None = None, as
     if path.suffix.lower() == ".npy":
         return _compact_ids(_load_npy(path).squeeze(), path)
     with _opened(path, kind="mask") as picture:
-        if not as_colors and picture.mode in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
-            return _compact_ids(np.array(picture), path)
-        rgb = np.asarray(picture.convert("RGB"))
+        return picture_to_ids(picture, colors=colors, as_colors=as_colors, source=path)
+
+
+def picture_to_ids(
+    picture: Image.Image,
+    *,
+    colors: Mapping[Color, int] | None = None,
+    as_colors: bool = False,
+    source: object = "mask",
+) -> np.ndarray:
+    """A decoded Pillow picture to class ids (H, W), as `read_mask` does."""
+    if not as_colors and picture.mode in ("L", "P", "1", "I", "I;16", "I;16B", "I;16L"):
+        return _compact_ids(np.array(picture), source)
+    rgb = np.asarray(picture.convert("RGB"))
     if colors is not None:
-        return colors_to_ids(rgb, colors, source=path)
+        return colors_to_ids(rgb, colors, source=source)
     if (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all():
         return rgb[..., 0].copy()  # indices that some tool stored three times
     raise UserError(
-        f"mask {path} holds colours (mode {picture.mode}), not class ids; "
+        f"mask {source} holds colours (mode {picture.mode}), not class ids; "
         "give a class list with one colour for each class, or save the mask as an 8-bit index PNG"
     )
 
@@ -143,18 +159,18 @@ def check_is_file(path: Path, *, kind: str) -> None:
         raise UserError(f"cannot open {kind} {path}: {error.strerror}; check its permissions") from error
 
 
-def _eight_bit(picture: Image.Image, path: Path) -> Image.Image:
+def _eight_bit(picture: Image.Image, source: object) -> Image.Image:
     """16-bit and float pictures to 8 bits; everything else unchanged."""
     if picture.mode.startswith("I"):
         values = np.asarray(picture).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise UserError(f"{path} has values {values.min()}..{values.max()}; pictures must fit in 16 bits")
+            raise UserError(f"{source} has values {values.min()}..{values.max()}; pictures must fit in 16 bits")
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
     if picture.mode == "F":
         reals = np.asarray(picture)
         if not (np.isfinite(reals).all() and reals.min() >= 0 and reals.max() <= 1):
             raise UserError(
-                f"{path} is a float picture with values {reals.min():g}..{reals.max():g}; "
+                f"{source} is a float picture with values {reals.min():g}..{reals.max():g}; "
                 "scale it to 0..1, or store the bands as .npy"
             )
         return Image.fromarray((reals * 255 + 0.5).astype(np.uint8))
@@ -195,10 +211,10 @@ def _bands_to_image(array: np.ndarray, path: Path, *, channels: int) -> tv_tenso
     return tv_tensors.Image(torch.from_numpy(array.copy()))
 
 
-def _compact_ids(ids: np.ndarray, path: Path) -> np.ndarray:
+def _compact_ids(ids: np.ndarray, source: object) -> np.ndarray:
     """uint8 where the ids fit, else int32, so that a stray 300 is reported as 300 and not as 44."""
     if ids.ndim != 2 or ids.dtype.kind not in "uib":
-        raise UserError(f"mask {path} holds {ids.dtype} of shape {ids.shape}; expected integer class ids (H, W)")
+        raise UserError(f"mask {source} holds {ids.dtype} of shape {ids.shape}; expected integer class ids (H, W)")
     if ids.dtype == np.uint8:
         return ids
     fits = ids.size == 0 or (ids.min() >= 0 and ids.max() <= 255)
