@@ -106,8 +106,13 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    """(B, heads, N, d) queries on (B, heads, M, d) keys and values, plus bias (1, heads, N, M)."""
-    if q.device.type == "cpu" and k.shape[2] <= FEW_KEYS:  # the fused CPU kernel pays per call, not per key
+    """(B, heads, N, d) queries on (B, heads, M, d) keys and values, plus bias (1, heads, N, M).
+
+    `scaled_dot_product_attention`, except on a CPU where it is slow: with few keys its fused kernel pays per call, and
+    with a bias that needs a gradient it takes a path that first looks for rows without any key (here there are none).
+    """
+    bias_learns = bias is not None and bias.requires_grad
+    if q.device.type == "cpu" and (bias_learns or k.shape[2] <= FEW_KEYS) and not torch.compiler.is_compiling():
         scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3))
         return torch.matmul((scores if bias is None else scores + bias).softmax(dim=-1), v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -222,7 +227,7 @@ class LocalGlobalAttention(nn.Module):
             if bias is not None:
                 shape = (group[0].tokens, group[1].tokens)
                 mask = crop_window_bias(bias, window_size=self.window_size, tokens=shape)
-            out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            out = attention(query, key, value, mask)
             outputs.append(out.transpose(1, 2).reshape(B, windows, tokens, -1))
         return merge(outputs, grid)
 

@@ -1,0 +1,104 @@
+"""Convolution, norm and GELU in one: every fast path equals the three plain modules, values and gradients."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from densevit.models.conv_norm import ConvNorm, _DepthwiseConv, in_cached_parts
+
+KINDS = [
+    {"kernel_size": 1, "bias": True}, {"kernel_size": 3, "stride": 2}, {"kernel_size": 3, "groups": 6, "bias": True},
+    {"kernel_size": 3, "stride": 2, "groups": 6, "bias": True}, {"kernel_size": 1, "act": False},
+]  # fmt: skip
+
+
+def build(kind):
+    torch.manual_seed(0)
+    module = ConvNorm(6, 6, **kind).double()
+    with torch.no_grad():
+        for tensor in (module.norm.weight, module.norm.bias, module.norm.running_mean):
+            tensor.normal_()
+        module.norm.running_var.uniform_(0.5, 2)
+    return module
+
+
+def plain(module, x, kind):
+    """The same by textbook modules, sharing the parameters."""
+    weight = module.conv.weight if module.conv.weight.dim() == 4 else module.conv.weight[:, :, None, None]
+    padding, groups = kind["kernel_size"] // 2, kind.get("groups", 1)
+    y = F.conv2d(x.permute(0, 3, 1, 2), weight, module.conv.bias, kind.get("stride", 1), padding, 1, groups)
+    y = module.norm(y)
+    return (F.gelu(y) if module.act else y).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_folded_convolution_equals_the_plain_modules(kind):
+    module, x = build(kind).eval(), torch.randn(2, 9, 14, 6, dtype=torch.float64)
+    expected = plain(module, x, kind)
+    for _ in range(2):
+        torch.testing.assert_close(module(x), expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("training", [True, False])
+def test_gradients_and_running_statistics_equal_the_plain_modules(kind, training):
+    ours = build(kind).train(training)
+    theirs = copy.deepcopy(ours)
+    x = torch.randn(2, 9, 14, 6, dtype=torch.float64)
+    inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+    outputs = [ours(inputs[0]), plain(theirs, inputs[1], kind)]
+    torch.testing.assert_close(*outputs)
+    grad = torch.randn_like(outputs[0])
+    for output in outputs:
+        output.backward(grad)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(9, 14), (8, 13)])
+def test_depthwise_gradient_equals_the_library(stride, size):
+    torch.manual_seed(0)
+    x, w, b = torch.randn(2, 5, *size), torch.randn(5, 1, 3, 3), torch.randn(5)
+    leaves = [t.double().requires_grad_() for t in (x, w, b)]
+    expected = F.conv2d(*leaves, stride, 1, 1, 5)
+    ours = _DepthwiseConv.apply(*leaves, stride)
+    grad = torch.randn_like(expected)
+    for a, e in zip(torch.autograd.grad(ours, leaves, grad), torch.autograd.grad(expected, leaves, grad), strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-4)
+
+
+@torch.no_grad()
+def test_folded_weights_follow_their_parameters():
+    module, x = build(KINDS[0]).eval(), torch.randn(1, 4, 5, 6, dtype=torch.float64)
+    module(x)
+    module.norm.running_mean.add_(1)
+    torch.testing.assert_close(module(x), plain(module, x, KINDS[0]))
+    module.load_state_dict(build(KINDS[0]).state_dict())
+    torch.testing.assert_close(module(x), plain(module, x, KINDS[0]))
+    module.conv.weight.data.mul_(2)
+    torch.testing.assert_close(module.eval()(x), plain(module, x, KINDS[0]))
+
+
+@torch.no_grad()
+def test_images_in_parts_give_the_same(monkeypatch):
+    module, x = build(KINDS[2]).eval(), torch.randn(5, 4, 5, 6, dtype=torch.float64)
+    expected = module(x)
+    monkeypatch.setattr("densevit.models.conv_norm.CACHED_ELEMENTS", 240)
+    calls = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    assert torch.equal(in_cached_parts(module, x, peak=120), expected)
+    assert len(calls) == 3
+
+
+def test_synchronised_norms_are_left_alone():
+    module = nn.SyncBatchNorm.convert_sync_batchnorm(ConvNorm(6, 6))
+    assert type(module.norm) is nn.SyncBatchNorm
+    module.eval()(torch.randn(1, 4, 5, 6))
