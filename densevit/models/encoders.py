@@ -46,21 +46,29 @@ def create_vit(
     args |= encoder_args or {}
     if args.get("patch_drop_rate") or args.get("use_shared_rel_pos_bias"):
         raise UserError("encoder_args patch_drop_rate and use_shared_rel_pos_bias do not work for dense prediction")
-    try:
-        vit: PlainViT = timm.create_model(name, pretrained=pretrained, **args)
-    except TypeError as error:
-        raise UserError(f"encoder {name!r} does not take these encoder_args: {error}") from error
-    except RuntimeError as error:
-        if "Invalid pretrained tag" not in str(error):
-            raise
-        arch, _, tag = name.partition(".")
-        tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{arch}.*")]
-        raise unknown_name(f"weights of {arch}", tag, tags) from error
+    vit = build_timm(name, pretrained=pretrained, **args)
     if not isinstance(vit, (VisionTransformer, Beit, Eva)):
         raise UserError(f"{name!r} builds a {type(vit).__name__}, which is not a plain ViT")
     if image_size is not None:
         set_grid(vit, image_size, keep=pretrained, mode=position_resize)
     return vit
+
+
+def build_timm(name: str, *, pretrained: bool, **args: Any) -> PlainViT:
+    """`timm.create_model`, with UserError for what a user can get wrong and for weights that cannot be had."""
+    try:
+        return timm.create_model(name, pretrained=pretrained, **args)
+    except TypeError as error:
+        raise UserError(f"encoder {name!r} does not take these encoder_args: {error}") from error
+    except Exception as error:  # whatever the network and the hub's client raise
+        if "Invalid pretrained tag" in str(error):
+            arch, _, tag = name.partition(".")
+            tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{arch}.*")]
+            raise unknown_name(f"weights of {arch}", tag, tags) from error
+        if not pretrained:
+            raise
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"timm could not provide weights for {name!r} ({reason}); give a local file") from error
 
 
 def set_grid(vit: PlainViT, image_size: tuple[int, int], *, keep: bool, mode: PositionResize = "bilinear") -> None:

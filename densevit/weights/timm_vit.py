@@ -1,14 +1,13 @@
 """timm's naming of a plain ViT (ViT, DeiT, BEiT, DINO ...) in ours, and timm's own weights by name."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import timm
 from torch import Tensor
 
-from densevit.errors import UserError
-from densevit.models.encoders import create_vit
-from densevit.models.vit import PlainViT, ViTEncoder
+from densevit.models.encoders import build_timm, create_vit
+from densevit.models.vit import ViTEncoder
 from densevit.weights.fit import PREFIX_TOKENS
 from densevit.weights.rename import rename
 
@@ -44,14 +43,8 @@ def from_timm_vit(tensors: Mapping[str, Tensor], encoder: ViTEncoder) -> tuple[d
 
 def fetch_timm(name: str) -> tuple[dict[str, Tensor], tuple[int, int]]:
     """timm's weights of `name` (or "hf-hub:user/model") at their native size: tensors in timm's naming, (H, W) grid."""
-    build: Callable[..., PlainViT] = timm.create_model if name.startswith(HUB_PREFIXES) else create_vit
-    try:
-        vit = build(name, pretrained=True)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the network and the hub's client raise
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"timm could not provide weights for {name!r} ({reason}); give a local file") from error
+    is_hub = name.startswith(HUB_PREFIXES)
+    vit = build_timm(name, pretrained=True) if is_hub else create_vit(name, pretrained=True)
     grid = vit.patch_embed.grid_size
     return dict(vit.state_dict()), (int(grid[0]), int(grid[1]))
 

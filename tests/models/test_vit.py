@@ -227,3 +227,12 @@ def test_patch_14_and_a_fresh_grid():
 def test_what_cannot_be_built_is_refused_in_one_sentence(name, arguments, message):
     with pytest.raises(UserError, match=message):
         create_vit(name, encoder_args=arguments)
+
+
+def test_weights_that_cannot_be_had_are_refused_in_one_sentence(monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no network\nand many more lines")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(UserError, match=r"^timm could not provide weights for 'vit_tiny_patch16_224' \(no network\)"):
+        create_vit("vit_tiny_patch16_224", pretrained=True)
