@@ -1,4 +1,4 @@
-"""`densevit data check`: read a data set and report what would make training go wrong; `list`, `convert`."""
+"""`densevit data check`: read a data set and report what would make training go wrong; `stats`, `convert`, `list`."""
 
 import argparse
 import json
@@ -13,20 +13,27 @@ def add_parser(subparsers: Any) -> None:
         help="report pairs, sizes, unreadable files, label histogram, wrong ids",
         description="Read every image and mask. Exit code 1 if training on them would be wrong.",
     )
-    check.add_argument("--data", required=True, metavar="NAME", help="data set, such as folder or camvid")
-    check.add_argument("--root", metavar="PATH", help="its folder")
-    check.add_argument("--split", default="train", help="part of the data (train)")
-    check.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="options",
-        help="an option of the data set, such as val_ratio=0.2; may be repeated",
-    )  # fmt: skip
-    check.add_argument("--format", choices=("text", "json"), default="text", help="output (text)")
+    _add_dataset_arguments(check)
     check.set_defaults(run=run)
+    stats = actions.add_parser("stats", help="mean and standard deviation of each band, for data.mean and data.std")
+    _add_dataset_arguments(stats)
+    stats.set_defaults(run=run_stats)
     convert = actions.add_parser("convert", help="write the masks of a data set that is published without them")
     convert.add_argument("name", choices=("pascal_context",), help="data set")
     convert.add_argument("--root", required=True, metavar="PATH", help="its folder, VOCdevkit/VOC2010")
     convert.set_defaults(run=run_convert)
     actions.add_parser("list", help="list the data sets by name").set_defaults(run=run_list)
+
+
+def _add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, metavar="NAME", help="data set, such as folder or camvid")
+    parser.add_argument("--root", metavar="PATH", help="its folder")
+    parser.add_argument("--split", default="train", help="part of the data (train)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="options",
+        help="an option of the data set, such as val_ratio=0.2; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="output (text)")
 
 
 def run_list(args: argparse.Namespace) -> int:
@@ -40,17 +47,9 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    from densevit.data.base import SegmentationDataset
-    from densevit.data.catalog import create_dataset, dataset_options
     from densevit.data.check import check_dataset
-    from densevit.errors import UserError
 
-    options = parse_options(args.options)
-    if "strict" in dataset_options(args.data):
-        options.setdefault("strict", False)  # count the images without a mask instead of stopping at them
-    dataset = create_dataset(args.data, root=args.root, split=args.split, **options)
-    if not isinstance(dataset, SegmentationDataset):
-        raise UserError(f"data check reads segmentation data sets; {args.data!r} is none")
+    dataset = _dataset(args)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading", total=len(dataset))
@@ -60,6 +59,40 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_text(report, title=f"{args.data}, {args.split}")
     return 0 if report.ok else 1
+
+
+def _dataset(args: argparse.Namespace) -> Any:
+    """The segmentation data set that the arguments describe."""
+    from densevit.data.base import SegmentationDataset
+    from densevit.data.catalog import create_dataset, dataset_options
+    from densevit.errors import UserError
+
+    options = parse_options(args.options)
+    if "strict" in dataset_options(args.data):
+        options.setdefault("strict", False)  # count the images without a mask instead of stopping at them
+    dataset = create_dataset(args.data, root=args.root, split=args.split, **options)
+    if not isinstance(dataset, SegmentationDataset):
+        raise UserError(f"data {args.action} reads segmentation data sets; {args.data!r} is none")
+    return dataset
+
+
+def run_stats(args: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from densevit.data.stats import band_stats
+
+    dataset = _dataset(args)
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading", total=len(dataset))
+        stats = band_stats(dataset, progress=lambda done, _: bar.update(task, completed=done))
+    if args.format == "json":
+        print(json.dumps(stats.to_dict(), indent=1))
+        return 0
+    for name in ("mean", "std", "min", "max"):
+        print(f"{name}: [{', '.join(f'{value:.6g}' for value in getattr(stats, name))}]")
+    return 0
 
 
 def run_convert(args: argparse.Namespace) -> int:

@@ -81,3 +81,14 @@ def test_options_are_typed():
 def test_list(capsys):
     assert main(["data", "list"]) == 0
     assert "scenes" in capsys.readouterr().out.split()
+
+
+def test_stats(root, capsys):
+    for index in range(4):
+        Image.new("RGB", (6, 4), (10 * index, 7, 0)).save(root / "images" / f"{index}.png")
+        (root / "images" / f"{index}.jpg").unlink()
+    args = ["data", "stats", "--data", "folder", "--root", str(root), "--split", "all"]
+    assert main(args) == 0
+    assert "mean: [15, 7, 0]" in capsys.readouterr().out
+    assert main([*args, "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out)["std"] == pytest.approx([125**0.5, 0, 0])
