@@ -2,7 +2,13 @@
 
 import argparse
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from densevit.training.callbacks import Stopped
+    from densevit.training.fit import FitResult
 
 DESCRIPTION = """\
 Train a model. Start from a recipe or a YAML file; every value can be overridden:
@@ -73,12 +79,22 @@ def run(args: argparse.Namespace) -> int:
     try:
         result = fit(experiment, out, resume=bool(args.resume))
     except Stopped as stop:
-        print(f"{stop}; checkpoint {stop.checkpoint}\ncontinue with: densevit fit --resume {out}", file=sys.stderr)
-        return 130
+        return stopped_message(stop, out)
+    print_result(result)
+    return 0
+
+
+def stopped_message(stop: "Stopped", out: "Path") -> int:
+    """Say how to go on after Ctrl-C; the exit code."""
+    print(f"{stop}; checkpoint {stop.checkpoint}\ncontinue with: densevit fit --resume {out}", file=sys.stderr)
+    return 130
+
+
+def print_result(result: "FitResult") -> None:
+    """The scores of a finished training, beside those of the constant guess."""
     print(result.scores.table())
     print(
         f"best at step {result.best_step}; always predicting the most frequent class has mIoU "
         f"{100 * result.scores.majority_mean_iou:.2f} %"
     )
     print(f"model: {result.model_file}")
-    return 0
