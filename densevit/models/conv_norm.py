@@ -1,4 +1,4 @@
-"""Convolution, batch norm and GELU as one step of a (B, H, W, C) map; one folded convolution where no gradient is taken.
+"""Convolution, batch norm and GELU as one step of a (B, H, W, C) map; folded into one where no gradient is taken.
 
 Shapes: B batch, H W map, C channels.
 """
@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 CACHED_ELEMENTS = 2**20
 """A map of about this many elements stays in a core's cache between two operations."""
+
+
+MAX_KEPT = 4
+"""Derived tensors kept per module; with images of ever new sizes the oldest make room."""
 
 
 def inference_path() -> bool:
@@ -52,7 +55,7 @@ class DerivedTensors:
     """
 
     def __init__(self) -> None:
-        self._entries: dict[Any, tuple[Any, Any]] = {}
+        self._entries: dict[Any, tuple[Any, Any]] = {}  # in order of age
 
     def get(self, key: Any, sources: list[Tensor], build: Any) -> Any:
         """`build()`, or what it gave the last time under `key` if no tensor of `sources` has changed since."""
@@ -60,6 +63,8 @@ class DerivedTensors:
         entry = self._entries.get(key)
         if entry is None or entry[0] != state:
             entry = self._entries[key] = (state, build())
+            if len(self._entries) > MAX_KEPT:
+                del self._entries[next(iter(self._entries))]
         return entry[1]
 
     def clear(self) -> None:
@@ -86,7 +91,7 @@ class _DepthwiseConv(torch.autograd.Function):
         return F.conv2d(x, weight, bias, stride, 1, 1, weight.shape[0])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
         stride, channels = ctx.stride, weight.shape[0]
         grad = grad.contiguous(memory_format=torch.channels_last)
@@ -120,7 +125,7 @@ class _NormGelu(torch.autograd.Function):
         return torch.ops.aten.gelu_(y)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, mean, inverse_std = ctx.saved_tensors
         normed = F.batch_norm(x, mean, inverse_std.pow(-2) - ctx.eps, weight, bias, False, 0.0, ctx.eps)
         grad = torch.ops.aten.gelu_backward(grad, normed)

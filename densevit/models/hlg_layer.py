@@ -27,9 +27,12 @@ from densevit.models.windows import WindowGrid, merge, pad_map, partition, pool_
 
 WINDOW_EMBEDDINGS = ("avgpool", "maxpool", "dwconv")
 LOCAL_KEYS = ("query", "own")
-FEW_KEYS = 16
 MAX_BIAS_ELEMENTS = 2**22
 """Largest position bias, in elements, that is laid out at once; beyond it the queries are taken in chunks of rows."""
+MAX_KEPT_ELEMENTS = 2**20
+"""Largest laid-out position bias that inference keeps between calls; for larger maps only the table of offsets is."""
+FEW_KEYS = 16
+"""Up to this many keys, plain matrix products beat the fused attention kernel of the CPU."""
 
 
 def conv_nhwc(conv: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -145,7 +148,7 @@ class BiasedAttention(nn.Module):
     def _bias_rows(
         self, size: tuple[int, int], centers: tuple[list[int], list[int]], top: int, bottom: int, like: Tensor
     ) -> Tensor | None:
-        """Bias of the query rows top .. bottom, (1, heads, rows * W, keys); kept in inference where that is all rows."""
+        """Bias of query rows top .. bottom, (1, heads, rows * W, keys); in inference kept if it is small and whole."""
         if self.bias is None:
             return None
         mlp, key = self.bias, (size, *map(tuple, centers), like.dtype, like.device)
@@ -162,7 +165,8 @@ class BiasedAttention(nn.Module):
             y, x = offsets()
             return gather_bias(mlp.cached(("table", *key), table), y.index[top:bottom], x.index)
 
-        return mlp.cached(("rows", *key), rows) if (top, bottom) == (0, size[0]) else rows()
+        elements = self.num_heads * size[0] * size[1] * len(centers[0]) * len(centers[1])
+        return mlp.cached(("rows", *key), rows) if elements <= MAX_KEPT_ELEMENTS else rows()
 
 
 class LocalGlobalAttention(nn.Module):
