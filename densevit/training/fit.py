@@ -5,7 +5,7 @@
       metrics.csv          losses, learning rate, validation scores by step (also in tensorboard/)
       curves.png           the same as a picture
       pictures/            image | truth | prediction at every validation
-      checkpoints/         best.ckpt (by mIoU), last.ckpt (to resume)
+      checkpoints/         best.ckpt (by mIoU, weights only), last.ckpt (to resume)
       model.safetensors    the best model with class names and palette, for `predict`, `validate`, `Predictor`
       scores.json, confusion.csv, confusion.png
 """
@@ -19,27 +19,31 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from densevit.errors import UserError
 from densevit.evaluation.scores import SegmentationScores, write_confusion_csv
 from densevit.models.catalog import create_model
 from densevit.models.segmenter import Segmenter
-from densevit.training.callbacks import BEST, LAST, NaNGuard, StopOnSignal
+from densevit.training.callbacks import StopOnSignal
+from densevit.training.checkpoints import BEST, LAST, AtomicCheckpointIO, SaveCheckpoints, ValidateAtEnd, read_position
 from densevit.training.config import ModelConfig, SegmentationExperiment, TrainConfig
 from densevit.training.data import SegmentationData
 from densevit.training.metrics_csv import MetricsCSV
+from densevit.training.nan_guard import NaNGuard
 from densevit.training.pictures import SamplePictures
 from densevit.training.progress import StepProgress
-from densevit.training.segmentation import SegmentationTask
+from densevit.training.segmentation import MONITOR, SegmentationTask
 from densevit.training.settings import save_experiment
 from densevit.visualize.confusion import save_confusion
 from densevit.visualize.curves import save_curves
-from densevit.weights.pretrained import load_pretrained, save_pretrained
+from densevit.weights.pretrained import HEADER_KEY, MODEL_FILE, ModelInfo, load_pretrained, save_pretrained
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-MONITOR = "val/mIoU"
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,35 +59,36 @@ class FitResult:
 def fit(experiment: SegmentationExperiment, run_dir: str | Path, *, resume: bool = False) -> FitResult:
     """Train `experiment` into `run_dir`; with `resume`, go on from its last checkpoint.
 
-    Raises UserError for what cannot work, `Stopped` when the user interrupts (a resumable checkpoint is saved first).
+    Raises UserError for what cannot work, `Stopped` when the user interrupts (a resumable checkpoint is saved first),
+    KeyboardInterrupt where there is nothing to save yet or at a second interrupt.
     """
     run_dir = Path(run_dir)
-    checkpoints = run_dir / "checkpoints"
-    last = _prepare_folder(run_dir, checkpoints / LAST, resume=resume)
     train = experiment.train
+    last = _prepare_folder(run_dir, resume=resume)
+    done, pending = read_position(last) if last else (0, False)
+    if done > train.num_steps:
+        raise UserError(f"{run_dir} is already at step {done} of {train.num_steps}; raise train.num_steps")
+    if done == train.num_steps and not pending:  # only the last files may be missing
+        return _finish(run_dir)
     L.seed_everything(train.seed, verbose=False)
     data = SegmentationData(experiment.data, num_batches=train.num_steps * train.accumulate, seed=train.seed)
+    data.start_batch = done * train.accumulate
     model = build_model(experiment.model, num_classes=len(data.classes))
     task = SegmentationTask(
         experiment, model, classes=data.classes, palette=data.palette, ignore_index=data.ignore_index
     )
-    resume_step = _resume_step(last) if last else 0
-    if resume_step >= train.num_steps:
-        raise UserError(f"{run_dir} is already at step {resume_step} of {train.num_steps}; raise train.num_steps")
-    data.start_batch = resume_step * train.accumulate
-    save_experiment(experiment, run_dir / "config.yaml")
-    best = ModelCheckpoint(
-        checkpoints, BEST.removesuffix(".ckpt"), monitor=MONITOR, mode="max", enable_version_counter=False
-    )
+    stop = StopOnSignal(run_dir / CHECKPOINTS / LAST, accumulate=train.accumulate)
     with warnings.catch_warnings():
         _quiet()
-        trainer = _trainer(experiment, run_dir, best=best, resume_step=resume_step)
-        trainer.fit(task, datamodule=data, ckpt_path=last)
-        if trainer.global_step % train.val_every_steps:  # the last steps have not been scored yet
-            trainer.validate(task, datamodule=data, verbose=False)
-            if best.best_model_score is None or trainer.callback_metrics[MONITOR] > best.best_model_score:
-                trainer.save_checkpoint(checkpoints / BEST)
-    return _finish(run_dir)
+        logger = MetricsCSV(run_dir / "metrics.csv", resume_step=done if last else None, pending=pending)
+        trainer = _trainer(experiment, run_dir, callbacks=[stop], logger=logger)
+        if trainer.is_global_zero:
+            save_experiment(experiment, run_dir / "config.yaml")
+        with stop:
+            trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
+        if trainer.is_global_zero:
+            return _finish(run_dir)
+        return _result(run_dir)
 
 
 def build_model(config: ModelConfig, *, num_classes: int) -> Segmenter:
@@ -93,79 +98,86 @@ def build_model(config: ModelConfig, *, num_classes: int) -> Segmenter:
     if not isinstance(model, Segmenter):
         raise UserError(f"{config.name} is no segmentation model; see `densevit models`")
     if isinstance(config.pretrained, str):
-        from densevit.weights.encoder import load_encoder
+        from densevit.weights.load import load_encoder
 
         print(load_encoder(model, config.pretrained))
     model.config.pop("pretrained", None)  # type: ignore[union-attr,operator]  # a saved model brings its own weights
     return model
 
 
-def _prepare_folder(run_dir: Path, last: Path, *, resume: bool) -> Path | None:
+def _prepare_folder(run_dir: Path, *, resume: bool) -> Path | None:
     """Make the run folder; the checkpoint to resume from, or None."""
+    last = run_dir / CHECKPOINTS / LAST
     if resume and not last.is_file():
-        raise UserError(f"nothing to resume in {run_dir}: there is no {last.relative_to(run_dir)}")
-    if not resume and (run_dir / "config.yaml").exists():
-        raise UserError(f"{run_dir} already holds a run; give another --out, remove it, or continue with --resume {run_dir}")
-    try:
-        last.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write the run folder {run_dir}: {error.strerror}") from error
+        raise UserError(f"nothing to resume in {run_dir}: there is no {CHECKPOINTS}/{LAST}")
+    if rank_zero_only.rank == 0:  # the other processes of a run start when its folder is already there
+        if not resume and (run_dir / "config.yaml").exists():
+            raise UserError(
+                f"{run_dir} already holds a run; give another --out, remove it, or continue with --resume {run_dir}"
+            )
+        try:
+            last.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write the run folder {run_dir}: {error.strerror}; give another --out") from error
     return last if resume else None
 
 
-def _resume_step(checkpoint: Path) -> int:
-    try:
-        return int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
-    except Exception as error:  # torch raises many kinds for a damaged file
-        raise UserError(f"{checkpoint} cannot be read ({type(error).__name__}); resume from another run") from error
-
-
-def _trainer(experiment: SegmentationExperiment, run_dir: Path, *, best: ModelCheckpoint, resume_step: int) -> L.Trainer:
+def _trainer(
+    experiment: SegmentationExperiment, run_dir: Path, *, callbacks: list[L.Callback], logger: MetricsCSV
+) -> L.Trainer:
     train: TrainConfig = experiment.train
-    checkpoints = run_dir / "checkpoints"
-    callbacks: list[Any] = [
+    callbacks = [
+        *callbacks,
         StepProgress(num_steps=train.num_steps, batch_size=experiment.data.batch_size * train.accumulate),
         NaNGuard(train.log_every_steps),
         SamplePictures(run_dir / "pictures", num_pictures=train.num_sample_pictures),
-        best,
-        ModelCheckpoint(checkpoints, LAST.removesuffix(".ckpt"), monitor=None, enable_version_counter=False),
-        StopOnSignal(checkpoints / LAST),
+        ValidateAtEnd(train.num_steps * train.accumulate),
     ]
     if train.early_stopping is not None:
         callbacks.append(EarlyStopping(MONITOR, mode="max", patience=train.early_stopping))
-    trainer = L.Trainer(
-        accelerator=train.accelerator,
-        devices=train.devices,
-        precision=PRECISIONS[train.precision],  # type: ignore[arg-type]
-        max_steps=train.num_steps,
-        max_epochs=-1,
-        val_check_interval=min(train.val_every_steps, train.num_steps) * train.accumulate,
-        check_val_every_n_epoch=None,
-        accumulate_grad_batches=train.accumulate,
-        gradient_clip_val=experiment.optim.clip_grad_norm,
-        log_every_n_steps=train.log_every_steps,
-        num_sanity_val_steps=1,
-        use_distributed_sampler=False,  # `StepSampler` already gives each process its share
-        enable_model_summary=False,
-        callbacks=callbacks,
-        logger=[
-            MetricsCSV(run_dir / "metrics.csv", resume_step=resume_step),
-            TensorBoardLogger(run_dir, name="tensorboard", version=""),
-        ],
-    )
-    return trainer
+    callbacks.append(SaveCheckpoints(run_dir / CHECKPOINTS))  # last, so that it sees the state of the others
+    try:
+        return L.Trainer(
+            accelerator=train.accelerator,
+            devices=train.devices,
+            precision=PRECISIONS[train.precision],  # type: ignore[arg-type]
+            sync_batchnorm=True,  # of no effect on one device
+            max_epochs=1,  # one pass over a stream of `num_steps` updates
+            val_check_interval=min(train.val_every_steps, train.num_steps) * train.accumulate,
+            check_val_every_n_epoch=None,
+            accumulate_grad_batches=train.accumulate,
+            gradient_clip_val=experiment.optim.clip_grad_norm,
+            num_sanity_val_steps=1,
+            use_distributed_sampler=False,  # `StepSampler` already gives each process its share
+            enable_model_summary=False,
+            enable_checkpointing=False,  # `SaveCheckpoints` does
+            plugins=[AtomicCheckpointIO()],
+            callbacks=callbacks,
+            logger=[logger, TensorBoardLogger(run_dir, name="tensorboard", version="", purge_step=logger.purge_step)],
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise UserError(f"train.accelerator={train.accelerator}, train.devices={train.devices}: {error}") from error
 
 
 def _finish(run_dir: Path) -> FitResult:
     """Export the best checkpoint and write the last files of a run."""
-    path = run_dir / "checkpoints" / BEST
-    model, info = load_pretrained(path)
-    model_file = save_pretrained(model, run_dir, info=info)
+    model, info = load_pretrained(run_dir / CHECKPOINTS / BEST)
+    save_pretrained(model, run_dir, info=info)
     save_curves(run_dir / "metrics.csv", run_dir / "curves.png")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    scores = SegmentationScores.from_confusion(checkpoint["confusion"].numpy(), classes=info.classes)
-    write_scores(scores, run_dir)
-    return FitResult(run_dir=run_dir, model_file=model_file, scores=scores, best_step=int(checkpoint["global_step"]))
+    result = _result(run_dir)
+    write_scores(result.scores, run_dir)
+    return result
+
+
+def _result(run_dir: Path) -> FitResult:
+    checkpoint = torch.load(run_dir / CHECKPOINTS / BEST, map_location="cpu", weights_only=True, mmap=True)
+    info = ModelInfo.from_json(checkpoint[HEADER_KEY], source=str(run_dir))
+    return FitResult(
+        run_dir=run_dir,
+        model_file=run_dir / MODEL_FILE,
+        scores=SegmentationScores.from_confusion(checkpoint["confusion"].cpu().numpy(), classes=info.classes),
+        best_step=int(checkpoint["global_step"]),
+    )
 
 
 def write_scores(scores: SegmentationScores, folder: Path) -> None:
