@@ -1,8 +1,8 @@
 """Logits to label maps, without holding every class at full size. Shapes: B batch, K classes, H W pixels.
 
 The usual two steps, bilinear upsampling of all K classes and then argmax over a strided axis, write and read
-K full-size planes. Here one class at a time is upsampled and compared with the best so far: the same labels,
-a K-th of the memory.
+K full-size planes. Here a few classes at a time are upsampled and compared with the best so far: the same labels,
+a fraction of the memory.
 """
 
 import torch
@@ -10,8 +10,11 @@ from torch import Tensor
 
 from densevit.inference.resize import Size, resize_bilinear
 
-PLANES_ON_DEVICE = 8
-"""Classes upsampled together on an accelerator, where one plane is too little work for one kernel."""
+CLASSES_AT_ONCE = 8
+"""Classes upsampled together: enough work for one call, little memory."""
+PIXELS_AT_ONCE = 1 << 15
+"""Pixels compared together on the CPU: they stay in its cache, and PyTorch runs so few without waking its threads,
+which costs more than the work itself when other processes keep the cores busy."""
 
 
 @torch.no_grad()
@@ -31,27 +34,32 @@ def labels_from_logits(logits: Tensor, *, size: Size | None = None) -> Tensor:
 
 
 def _labels_by_plane(logits: Tensor, size: Size) -> Tensor:
-    """(K, h, w) -> (H, W) int64, one class at a time: two planes of scores stay in the processor's cache."""
-    K = logits.shape[0]
+    """(K, h, w) -> (H, W) int64, plane by plane, each compared strip by strip with the best so far."""
+    K, num_pixels = logits.shape[0], size[0] * size[1]
     kind = torch.uint8 if K <= 256 else torch.int32
-    best = resize_bilinear(logits[None, :1].float(), size=size)[0, 0].clone()
-    labels = torch.zeros(size, dtype=kind, device=logits.device)
-    beaten = torch.empty_like(labels)
-    for k in range(1, K):
-        plane = resize_bilinear(logits[None, k : k + 1].float(), size=size)[0, 0]
-        torch.gt(plane, best, out=beaten)
-        torch.maximum(best, plane, out=best)
-        # k only grows, so the last class that beat the best is the largest one: a vector maximum, no masking.
-        torch.maximum(labels, beaten.mul_(k), out=labels)
-    return labels.long()
+    best = torch.full((num_pixels,), -torch.inf)
+    labels = torch.zeros(num_pixels, dtype=kind)
+    scratch = torch.empty(min(num_pixels, PIXELS_AT_ONCE), dtype=kind)
+    for first in range(0, K, CLASSES_AT_ONCE):
+        chunk = logits[None, first : first + CLASSES_AT_ONCE].float()
+        planes = resize_bilinear(chunk, size=size)[0].flatten(1)
+        strips = (tensor.split(PIXELS_AT_ONCE, dim=-1) for tensor in (planes, best, labels))
+        for scores, best_strip, label_strip in zip(*strips, strict=True):
+            beaten = scratch[: len(best_strip)]
+            for k, plane in enumerate(scores, start=first):
+                torch.gt(plane, best_strip, out=beaten)
+                torch.maximum(best_strip, plane, out=best_strip)
+                # k only grows, so the last class that beat the best is the largest: a vector maximum, no masking.
+                torch.maximum(label_strip, beaten.mul_(k), out=label_strip)
+    return labels.view(size).long()
 
 
 def _labels_by_chunk(logits: Tensor, size: Size) -> Tensor:
     """(K, h, w) -> (H, W) int64, a few classes at a time, for accelerators."""
     best = torch.full(size, -torch.inf, device=logits.device)
     labels = torch.zeros(size, dtype=torch.int64, device=logits.device)
-    for first in range(0, logits.shape[0], PLANES_ON_DEVICE):
-        chunk = logits[None, first : first + PLANES_ON_DEVICE].float()
+    for first in range(0, logits.shape[0], CLASSES_AT_ONCE):
+        chunk = logits[None, first : first + CLASSES_AT_ONCE].float()
         scores, classes = resize_bilinear(chunk, size=size)[0].max(dim=0)
         beaten = scores > best
         labels = torch.where(beaten, classes + first, labels)
