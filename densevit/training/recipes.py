@@ -39,10 +39,14 @@ def demo() -> SegmentationExperiment:
             },
         ),
         data=DataConfig(
-            name="scenes", args={"image_size": size}, crop_size=size, ratio_range=(0.75, 1.5), photometric=False
+            name="scenes",
+            args={"image_size": size, "cache": True},
+            crop_size=size,
+            ratio_range=(0.75, 1.5),
+            photometric=False,
         ),
         optim=FROM_SCRATCH,
-        train=TrainConfig(num_steps=550, val_every_steps=110, log_every_steps=10),
+        train=TrainConfig(num_steps=650, val_every_steps=130, log_every_steps=10),
     )
 
 
