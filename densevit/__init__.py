@@ -8,6 +8,7 @@
 Names are imported on first use, so that `import densevit` and `densevit --help` stay fast.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -36,3 +37,16 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _join_timm() -> None:
+    """Have HLG in timm's registry, without importing timm here: at once if it is loaded, else as soon as it is."""
+    if "timm" in sys.modules:
+        import_module("densevit.models.hlg_timm")
+    else:
+        from densevit.after_import import call_after_import
+
+        call_after_import("timm", lambda: import_module("densevit.models.hlg_timm"))
+
+
+_join_timm()

@@ -39,7 +39,8 @@ class InferenceConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "InferenceConfig":
         """From plain JSON values, whose lists become tuples."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
 
     @property
     def averages(self) -> bool:

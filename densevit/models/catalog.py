@@ -12,6 +12,7 @@ from torch import nn
 
 from densevit.errors import UserError, unknown_name
 from densevit.models.encoders import create_vit
+from densevit.models.hlg import HLG, HLG_VARIANTS, create_hlg
 from densevit.models.layers import NormName
 from densevit.models.position import PositionResize
 from densevit.models.segmenter import Segmenter
@@ -110,10 +111,19 @@ def _setr_builder(decoder: str, encoder: str) -> Callable[..., nn.Module]:
     return build
 
 
+def _hlg_builder(name: str) -> Callable[..., nn.Module]:
+    def build(**kwargs: Any) -> nn.Module:
+        return create_hlg(name, **kwargs)
+
+    build.__signature__ = inspect.signature(HLG)  # type: ignore[attr-defined]
+    return build
+
+
 SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
     f"setr_{decoder}_{encoder}": _setr_builder(decoder, encoder) for decoder in SETR_DECODERS for encoder in ENCODERS
 }
-KINDS: dict[str, dict[str, Callable[..., nn.Module]]] = {"segmentation": SEGMENTERS}
+CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {name: _hlg_builder(name) for name in HLG_VARIANTS}
+KINDS: dict[str, dict[str, Callable[..., nn.Module]]] = {"segmentation": SEGMENTERS, "classification": CLASSIFIERS}
 
 
 def list_models(pattern: str = "*", *, kind: str | None = None) -> list[str]:
@@ -133,7 +143,7 @@ def model_kind(name: str) -> str:
 
 
 def create_model(name: str, *, num_classes: int, **kwargs: Any) -> nn.Module:
-    """Build a model by name; `kwargs` are those of its builder (`create_setr` for the SETR family).
+    """Build a model by name; `kwargs` are those of its builder: `create_setr` for SETR, `HLG` for HLG.
 
     The result carries `config`, the arguments that rebuild it. UserError for an unknown name or argument.
 
