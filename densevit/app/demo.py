@@ -38,7 +38,8 @@ def show_held_out(run_dir: Path, *, image_size: tuple[int, int]) -> None:
     street = run_dir / "street"
     street.mkdir()
     images, truths, predictions = [], [], []
-    for sample in scenes:
+    for index in range(len(scenes)):
+        sample = scenes[index]
         path = street / f"{sample['id']}.jpg"
         Image.fromarray(sample["image"].permute(1, 2, 0).numpy()).save(path, quality=92)
         prediction = predictor(path)
