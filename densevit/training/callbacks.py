@@ -1,17 +1,13 @@
-"""What happens around the training loop: stopping cleanly and stopping on numbers that are no numbers."""
+"""Stopping cleanly: Ctrl-C and SIGTERM end training with a checkpoint from which nothing is lost."""
 
 import signal
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import lightning as L
-import torch
-from torch import Tensor, nn
 
-from densevit.errors import UserError
-
-LAST = "last.ckpt"
-BEST = "best.ckpt"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
@@ -24,88 +20,65 @@ class Stopped(Exception):
 
 
 class StopOnSignal(L.Callback):
-    """Ctrl-C (or SIGTERM) ends training between two steps, with a checkpoint from which it can go on.
+    """Ctrl-C (or SIGTERM) ends training between two steps, or between two validation images, after a checkpoint.
 
-    A second Ctrl-C stops at once.
+    Used as a context around the trainer's `fit`, where a signal before the first step, or a second one, ends at once
+    with KeyboardInterrupt.
     """
 
-    def __init__(self, checkpoint: Path):
+    def __init__(self, checkpoint: Path, *, accumulate: int = 1):
         self.checkpoint = checkpoint
+        self.accumulate = accumulate
         self.asked = False
+        self._training = False
         self._previous: dict[int, Any] = {}
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._ask)
+    def __enter__(self) -> "StopOnSignal":
+        self._previous = {number: signal.getsignal(number) for number in SIGNALS}
+        self._install()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        if isinstance(error, _AtOnce):
+            raise KeyboardInterrupt from None
+
+    def _install(self) -> None:
+        for number in SIGNALS:
+            signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: Any) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
+        if self.asked or not self._training:
+            raise _AtOnce
         self.asked = True
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        if self.asked:  # here the step before is complete, so the checkpoint resumes exactly after it
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._install()  # Lightning has put its own handler for SIGTERM, which saves nothing
+        self._training = True
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx % self.accumulate == 0:  # the update before is complete, so the checkpoint resumes after it
+            self._stop_if_asked(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if self._training:  # not in the check before training
+            self._stop_if_asked(trainer)
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
+        asked = self.asked
+        if trainer.world_size > 1:  # all devices stop at one step; in validation they differ in the number of images
+            asked = trainer.training and trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
             trainer.save_checkpoint(self.checkpoint)
             raise Stopped(self.checkpoint, trainer.global_step)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
 
-
-class NaNGuard(L.Callback):
-    """Stops as soon as a loss is not finite and names the first tensor that went wrong.
-
-    The loss is read every `every_steps` steps (reading it waits for the device) and before each checkpoint, so that
-    no checkpoint holds damaged weights.
-    """
-
-    def __init__(self, every_steps: int):
-        self.every_steps = every_steps
-        self._loss: Tensor | None = None
-        self._batch: Any = None
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self._loss, self._batch = outputs["loss"].detach(), batch
-        if trainer.global_step % self.every_steps == 0:
-            self._check(trainer, pl_module)
-
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._check(trainer, pl_module)
-
-    def _check(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._loss is not None and not torch.isfinite(self._loss):
-            culprit = first_bad_tensor(pl_module.model, self._batch["image"])  # type: ignore[arg-type]
-            raise UserError(
-                f"the loss became {self._loss.item()} by step {trainer.global_step} (first bad tensor: {culprit}); "
-                "lower optim.lr, set optim.clip_grad_norm=1, or train in fp32; earlier checkpoints are intact"
-            )
-
-
-@torch.no_grad()
-def first_bad_tensor(model: nn.Module, images: Tensor) -> str:
-    """Name the input, the parameter or the first module output that holds a NaN or an infinity."""
-    if not torch.isfinite(images).all():
-        return "the input images"
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            return f"parameter {name}"
-    found: list[str] = []
-
-    def look(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not torch.isfinite(output).all():
-                found.append(f"output of {name} ({type(module).__name__})")
-
-        return hook
-
-    handles = [m.register_forward_hook(look(n)) for n, m in model.named_modules() if not list(m.children())]
-    try:
-        model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return found[0] if found else "the loss itself"
+class _AtOnce(BaseException):
+    """Passes through Lightning, which ends the process with exit code 1 when it sees KeyboardInterrupt."""

@@ -6,6 +6,7 @@ any number of workers or devices.
 """
 
 import random
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -94,13 +95,14 @@ class SegmentationData(L.LightningDataModule):
     image at a time at its own size.
     """
 
+    allow_zero_length_dataloader_with_multiple_devices = True
+
     def __init__(self, config: DataConfig, *, num_batches: int, seed: int):
         super().__init__()
         self.config = config
         self.num_batches = num_batches
         self.seed = seed
         self.start_batch = 0
-        normalise = {"mean": config.mean, "std": config.std}
         augment = train_transform(
             crop_size=config.crop_size,
             resize_base=config.resize_base,
@@ -108,10 +110,11 @@ class SegmentationData(L.LightningDataModule):
             cat_max_ratio=config.cat_max_ratio,
             flip=config.flip,
             photometric=config.photometric,
-            **normalise,
+            mean=config.mean,
+            std=config.std,
         )
         self.train_set = self._dataset(config.train_split, augment)
-        self.val_set = self._dataset(config.val_split, eval_transform(**normalise))
+        self.val_set = self._dataset(config.val_split, eval_transform(mean=config.mean, std=config.std))
         self.classes: tuple[str, ...] = self.train_set.classes
         self.palette: tuple[tuple[int, int, int], ...] = self.train_set.palette
         self.ignore_index: int = self.train_set.ignore_index
@@ -148,9 +151,12 @@ class SegmentationData(L.LightningDataModule):
             "num_workers": n,
             "persistent_workers": n > 0,
             "pin_memory": torch.cuda.is_available(),
-            "worker_init_fn": _one_thread if n else None,
+            "worker_init_fn": _start_worker if n else None,
+            "generator": torch.Generator(),  # else each pass over the data would draw from the global one
         }
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole process group; the main process decides
+        signal.signal(number, signal.SIG_IGN)

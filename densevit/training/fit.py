@@ -1,13 +1,13 @@
 """Train a segmenter: build the parts, run Lightning's loop, leave a run folder.
 
-    runs/NAME/
-      config.yaml          the resolved experiment; `densevit fit --config` reads it back
-      metrics.csv          losses, learning rate, validation scores by step (also in tensorboard/)
-      curves.png           the same as a picture
-      pictures/            image | truth | prediction at every validation
-      checkpoints/         best.ckpt (by mIoU, weights only), last.ckpt (to resume)
-      model.safetensors    the best model with class names and palette, for `predict`, `validate`, `Predictor`
-      scores.json, confusion.csv, confusion.png
+runs/NAME/
+  config.yaml          the resolved experiment; `densevit fit --config` reads it back
+  metrics.csv          losses, learning rate, validation scores by step (also in tensorboard/)
+  curves.png           the same as a picture
+  pictures/            image | truth | prediction at every validation
+  checkpoints/         best.ckpt (by mIoU, weights only), last.ckpt (to resume)
+  model.safetensors    the best model with class names and palette, for `predict`, `validate`, `Predictor`
+  scores.json, confusion.csv, confusion.png
 """
 
 import json
@@ -15,7 +15,6 @@ import logging
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -93,8 +92,8 @@ def fit(experiment: SegmentationExperiment, run_dir: str | Path, *, resume: bool
 
 def build_model(config: ModelConfig, *, num_classes: int) -> Segmenter:
     """The model of an experiment, with its pretrained encoder where one is asked for."""
-    from_timm = config.pretrained is True
-    model = create_model(config.name, num_classes=num_classes, **({"pretrained": True} if from_timm else {}), **config.args)
+    args = {**config.args, "pretrained": True} if config.pretrained is True else config.args
+    model = create_model(config.name, num_classes=num_classes, **args)
     if not isinstance(model, Segmenter):
         raise UserError(f"{config.name} is no segmentation model; see `densevit models`")
     if isinstance(config.pretrained, str):
@@ -110,7 +109,7 @@ def _prepare_folder(run_dir: Path, *, resume: bool) -> Path | None:
     last = run_dir / CHECKPOINTS / LAST
     if resume and not last.is_file():
         raise UserError(f"nothing to resume in {run_dir}: there is no {CHECKPOINTS}/{LAST}")
-    if rank_zero_only.rank == 0:  # the other processes of a run start when its folder is already there
+    if _is_first_process():  # the other processes of a run start when its folder is already there
         if not resume and (run_dir / "config.yaml").exists():
             raise UserError(
                 f"{run_dir} already holds a run; give another --out, remove it, or continue with --resume {run_dir}"
@@ -120,6 +119,10 @@ def _prepare_folder(run_dir: Path, *, resume: bool) -> Path | None:
         except OSError as error:
             raise UserError(f"cannot write the run folder {run_dir}: {error.strerror}; give another --out") from error
     return last if resume else None
+
+
+def _is_first_process() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _trainer(
@@ -148,6 +151,7 @@ def _trainer(
             accumulate_grad_batches=train.accumulate,
             gradient_clip_val=experiment.optim.clip_grad_norm,
             num_sanity_val_steps=1,
+            log_every_n_steps=1,  # `SegmentationTask` decides what is logged
             use_distributed_sampler=False,  # `StepSampler` already gives each process its share
             enable_model_summary=False,
             enable_checkpointing=False,  # `SaveCheckpoints` does

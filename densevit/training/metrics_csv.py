@@ -13,14 +13,23 @@ Row = dict[str, str]
 
 
 class MetricsCSV(Logger):
-    """A Lightning logger that appends to `path`; rows past the step a run is resumed from are dropped."""
+    """A Lightning logger that appends to `path`; rows past the step a run is resumed from are dropped.
 
-    def __init__(self, path: Path, *, resume_step: int = 0):
+    So are the scores of that very step where its validation is still `pending`.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int | None = None, pending: bool = False):
         super().__init__()
         self.path = path
+        self.purge_step = None if resume_step is None else resume_step + 1
+        """The first step that is logged again."""
         self.rows: list[Row] = []
-        if resume_step and path.is_file():
-            self.rows = [row for row in _read_rows(path) if int(row["step"]) <= resume_step]
+        if resume_step is not None and path.is_file():
+            self.rows = [
+                row
+                for row in _read_rows(path)
+                if int(row["step"]) < resume_step + (not (pending and any(key.startswith("val/") for key in row)))
+            ]
         self._columns = list(dict.fromkeys(key for row in self.rows for key in row)) or ["step"]
         self._write_all = True
 
@@ -55,6 +64,13 @@ class MetricsCSV(Logger):
 
 
 def _read_rows(path: Path) -> list[Row]:
-    """Rows of a metrics file, empty cells left out."""
+    """Rows of a metrics file, empty cells left out; a line that a kill has cut off, and what follows it, as well."""
+    rows: list[Row] = []
     with path.open(newline="", encoding="utf-8") as file:
-        return [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+        for cells in csv.DictReader(file):
+            row = {key: value for key, value in cells.items() if key and value}
+            step = row.get("step", "")
+            if not step.isdecimal() or (rows and int(step) < int(rows[-1]["step"])):
+                break
+            rows.append(row)
+    return rows

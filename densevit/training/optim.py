@@ -1,4 +1,4 @@
-"""Parameter groups and learning-rate schedules, counted in optimizer steps (Sec. 4.1 and the authors' configuration)."""
+"""Parameter groups and learning-rate schedules, counted in steps (Sec. 4.1 and the authors' configuration)."""
 
 import math
 

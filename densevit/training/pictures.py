@@ -26,7 +26,8 @@ class SamplePictures(L.Callback):
         if trainer.sanity_checking or self.num_pictures < 1 or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, SegmentationTask)
-        strip = self._draw(pl_module, trainer.datamodule.val_set)  # type: ignore[attr-defined]
+        with trainer.precision_plugin.forward_context():
+            strip = self._draw(pl_module, trainer.datamodule.val_set)  # type: ignore[attr-defined]
         step = trainer.global_step
         self.folder.mkdir(exist_ok=True)
         Image.fromarray(strip).save(self.folder / f"step_{step:06d}.png")
@@ -40,8 +41,7 @@ class SamplePictures(L.Callback):
         predictions = []
         for sample in samples:
             batch = {"image": sample["image"][None].to(task.device), "mask": sample["mask"][None]}
-            with torch.autocast(task.device.type, dtype=torch.bfloat16, enabled=task.experiment.train.precision != "fp32"):
-                predictions.append(task.segment(batch)[0].cpu().numpy())
+            predictions.append(task.segment(batch)[0].cpu().numpy())
         data = task.experiment.data
         return prediction_strip(
             [denormalise(sample["image"], mean=data.mean, std=data.std) for sample in samples],

@@ -1,5 +1,6 @@
-"""One line of progress over all steps: loss, mIoU, images per second, time left. Plain lines where there is no terminal."""
+"""One line of progress over all steps: loss, mIoU, images per second, time left. Plain lines without a terminal."""
 
+import math
 import time
 from typing import Any
 
@@ -22,7 +23,7 @@ class StepProgress(ProgressBar):
         self.console = console or Console(stderr=True)
         self._bar: Progress | None = None
         self._loss = float("nan")
-        self._best = float("nan")
+        self._score = float("nan")
         self._first_step = 0
         self._started = self._printed = self._in_validation = self._validation_started = 0.0
 
@@ -46,8 +47,8 @@ class StepProgress(ProgressBar):
         shown_soon = step % 10 == 0 or step == self.num_steps or now - self._printed > QUIET_SECONDS
         if not shown_soon:
             return
-        loss = float(outputs["loss"])  # waits for the device, so not on every step
-        self._loss = loss if self._loss != self._loss else 0.8 * self._loss + 0.2 * loss
+        loss = float(outputs["loss"]) * trainer.accumulate_grad_batches  # waits for the device, so not on every step
+        self._loss = loss if math.isnan(self._loss) else 0.8 * self._loss + 0.2 * loss
         text = self._text(step, now)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], completed=step, description=text)
@@ -59,7 +60,7 @@ class StepProgress(ProgressBar):
         seconds = max(now - self._started - self._in_validation, 1e-6)
         per_second = (step - self._first_step) / seconds
         left = int((self.num_steps - step) / max(per_second, 1e-9))
-        score = "" if self._best != self._best else f"  mIoU {self._best:.3f}"
+        score = "" if math.isnan(self._score) else f"  mIoU {self._score:.3f}"
         speed = per_second * self.batch_size
         return f"loss {self._loss:.3f}{score}  {speed:.1f} images/s  {left // 60}:{left % 60:02d} left"
 
@@ -71,8 +72,8 @@ class StepProgress(ProgressBar):
         score = trainer.callback_metrics.get("val/mIoU")
         if score is None or trainer.sanity_checking:
             return
-        self._best = float(score)
-        self.console.print(f"step {trainer.global_step}: val mIoU {self._best:.4f}", highlight=False)
+        self._score = float(score)
+        self.console.print(f"step {trainer.global_step}: val mIoU {self._score:.4f}", highlight=False)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self._bar is not None:

@@ -1,8 +1,11 @@
 """Semantic segmentation as a LightningModule: the loss, the validation scores, what a checkpoint carries."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,11 +16,12 @@ from densevit.inference.segment import segment_labels
 from densevit.models.segmenter import Segmenter
 from densevit.training.config import SegmentationExperiment
 from densevit.training.losses import pixel_cross_entropy
-from densevit.training.optim import build_optimizer, build_schedule
+from densevit.training.optim import build_optimizer, build_schedule, learning_rate
 from densevit.training.settings import experiment_to_dict
 from densevit.weights.pretrained import HEADER_KEY, ModelInfo
 
 Batch = dict[str, Any]
+MONITOR = "val/mIoU"
 
 
 class SegmentationTask(L.LightningModule):
@@ -40,15 +44,37 @@ class SegmentationTask(L.LightningModule):
         self.classes, self.palette, self.ignore_index = classes, palette, ignore_index
         self.val_scores = MeanIoU(classes, ignore_index=ignore_index)
         self.last_scores: SegmentationScores | None = None
+        self.scored_step = -1
+        """Step of the last complete validation."""
         self.register_buffer("class_weights", _class_weights(experiment, len(classes)), persistent=False)
-        self._random_state: Tensor | None = None
+        self._step_losses: list[dict[str, Tensor]] = []
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # dropout and drop path follow from the seed and the batch, as the augmentation does: resuming changes nothing
+        place = (self.experiment.train.seed, batch_idx, self.trainer.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
-        for name, value in losses.items():
-            self.log(f"train/{name}", value.detach(), batch_size=len(batch["id"]))
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        self._step_losses.append({name: value.detach() for name, value in losses.items()})
         return losses["loss"]
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        train = self.experiment.train
+        if (batch_idx + 1) % train.accumulate:
+            return
+        step, parts = self.trainer.global_step, self._step_losses
+        self._step_losses = []
+        if step % train.log_every_steps == 0 or step in (1, train.num_steps):
+            values = {f"train/{name}": float(sum(part[name] for part in parts)) / len(parts) for name in parts[0]}
+            optim = self.experiment.optim
+            values["train/lr"] = learning_rate(step - 1, base_lr=optim.lr, num_steps=train.num_steps, config=optim)
+            self._write(values)
+
+    def _write(self, values: dict[str, float]) -> None:
+        """Into `metrics.csv` and TensorBoard, at the number of updates done."""
+        for logger in self.loggers:
+            logger.log_metrics(values, step=self.trainer.global_step)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Named loss terms: "loss" is the weighted sum, "main" and "aux_0" ... are its parts before weighting."""
@@ -81,10 +107,12 @@ class SegmentationTask(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         scores = self.val_scores.compute()
         self.last_scores = scores
-        self.log("val/mIoU", scores.mean_iou)
-        self.log("val/pixel_accuracy", scores.pixel_accuracy)
-        self.log("val/mean_accuracy", scores.mean_accuracy)
         self.val_scores.reset()
+        self.log(MONITOR, scores.mean_iou, logger=False)
+        if not self.trainer.sanity_checking:
+            self.scored_step = self.trainer.global_step
+            names = ("pixel_accuracy", "mean_accuracy")
+            self._write({MONITOR: scores.mean_iou} | {f"val/{name}": getattr(scores, name) for name in names})
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.model, self.experiment.optim)
@@ -111,7 +139,7 @@ class SegmentationTask(L.LightningModule):
         checkpoint[HEADER_KEY] = self.info().to_json()
         if self.last_scores is not None:
             checkpoint["confusion"] = torch.from_numpy(self.last_scores.confusion)
-        checkpoint["random_state"] = torch.get_rng_state()  # dropout and drop path go on where they were
+        checkpoint["scored_step"] = self.scored_step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         stored = ModelInfo.from_json(checkpoint[HEADER_KEY], source="the checkpoint")
@@ -120,12 +148,15 @@ class SegmentationTask(L.LightningModule):
                 f"the checkpoint has {len(stored.classes)} classes ({', '.join(stored.classes[:3])} ...), "
                 f"the data set {len(self.classes)} ({', '.join(self.classes[:3])} ...); resume with the same classes"
             )
-        self._random_state = checkpoint["random_state"]
+        self.scored_step = checkpoint["scored_step"]
+        if "confusion" in checkpoint:
+            confusion = checkpoint["confusion"].cpu().numpy()
+            self.last_scores = SegmentationScores.from_confusion(confusion, classes=self.classes)
 
-    def on_train_start(self) -> None:
-        if self._random_state is not None:
-            torch.set_rng_state(self._random_state.cpu())
-            self._random_state = None
+    @contextmanager
+    def exporting(self) -> Iterator[None]:
+        """Within it, a checkpoint holds what is used after training."""
+        yield
 
 
 def _class_weights(experiment: SegmentationExperiment, num_classes: int) -> Tensor | None:

@@ -21,7 +21,9 @@ EXPERIMENTS: dict[str, type[Any]] = {"segmentation": SegmentationExperiment}
 Experiment = SegmentationExperiment
 
 
-def resolve(*, recipe: str | None = None, config: str | Path | None = None, overrides: Sequence[str] = ()) -> Experiment:
+def resolve(
+    *, recipe: str | None = None, config: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Experiment:
     """Build the experiment that a command line means; UserError for anything unknown or out of range.
 
     `overrides` are arguments such as ["--train.num_steps=10"] or ["--train.num_steps", "10"].
@@ -74,9 +76,11 @@ def setting_keys(experiment_type: type[Any]) -> list[str]:
 
 def _default(task: str | None, source: str | Path | None) -> Experiment:
     if task is None:
-        raise UserError(f"{source or 'the configuration'} must say its task; add one of: " + ", ".join(
-            f"task: {name}" for name in EXPERIMENTS
-        ) + " (or recipe: NAME)")
+        raise UserError(
+            f"{source or 'the configuration'} must say its task; add one of: "
+            + ", ".join(f"task: {name}" for name in EXPERIMENTS)
+            + " (or recipe: NAME)"
+        )
     if task not in EXPERIMENTS:
         raise unknown_name("task", task, EXPERIMENTS)
     experiment: Experiment = EXPERIMENTS[task]()

@@ -1,0 +1,155 @@
+"""Training end to end: the files of a run, stopping and resuming without a seam, refusals."""
+
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from densevit.errors import UserError
+from densevit.training.callbacks import Stopped
+from densevit.training.fit import fit
+from densevit.training.segmentation import SegmentationTask
+from densevit.training.settings import experiment_to_dict, resolve
+from densevit.weights.pretrained import load_pretrained
+
+
+def weights(run_dir, name="last.ckpt"):
+    return torch.load(run_dir / "checkpoints" / name, weights_only=True)["state_dict"]
+
+
+def assert_same_run(run_dir, reference):
+    """Weights, metrics and exported model of two runs are equal to the last bit."""
+    for name in ("last.ckpt", "best.ckpt"):
+        ours, theirs = weights(run_dir, name), weights(reference, name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
+    for name in ("metrics.csv", "scores.json", "confusion.csv"):
+        assert (run_dir / name).read_text() == (reference / name).read_text(), name
+
+
+def interrupt_at(monkeypatch, *, method, call):
+    """Send this process SIGINT at the given call (from 1) of a method of the task."""
+    original, calls = getattr(SegmentationTask, method), []
+
+    def counted(self, *args):
+        calls.append(None)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, *args)
+
+    monkeypatch.setattr(SegmentationTask, method, counted)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny, tmp_path_factory):
+    """An uninterrupted run of the tiny experiment."""
+    run_dir = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    fit(tiny(), run_dir)
+    return run_dir
+
+
+def test_every_documented_file_is_there(reference):
+    documented = [
+        *("config.yaml", "metrics.csv", "curves.png", "model.safetensors", "config.json"),
+        *("scores.json", "confusion.csv", "confusion.png", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+        *(f"pictures/step_{step:06d}.png" for step in (2, 4, 5)),
+    ]
+    written = {str(path.relative_to(reference)) for path in reference.rglob("*") if path.is_file()}
+    assert {name for name in written if not name.startswith("tensorboard/")} == set(documented)
+    assert any(name.startswith("tensorboard/events") for name in written)
+
+
+def test_metrics_count_updates_from_one(reference):
+    rows = [line.split(",") for line in (reference / "metrics.csv").read_text().splitlines()]
+    score = rows[0].index("val/mIoU")
+    assert [row[0] for row in rows[1:] if row[score] == ""] == ["1", "2", "3", "4", "5"]
+    assert [row[0] for row in rows[1:] if row[score] != ""] == ["2", "4", "5"]
+    rate = rows[0].index("train/lr")
+    first, second, third = [float(row[rate]) for row in rows[1:] if row[rate]][:3]
+    assert first == pytest.approx(0.01 * 1e-6, rel=1e-4)  # warm-up from `warmup_ratio` of the scheduled rate
+    assert second == pytest.approx(0.01 * 0.8**0.9 * (1 - 0.5 * (1 - 1e-6)), rel=1e-4)
+    assert third == pytest.approx(0.01 * 0.6**0.9, rel=1e-4)
+
+
+def test_the_config_reads_back(reference, tiny):
+    read = resolve(config=reference / "config.yaml")
+    assert experiment_to_dict(read) == experiment_to_dict(tiny())
+
+
+def test_the_model_is_the_best_checkpoint_and_knows_its_classes(reference):
+    model, info = load_pretrained(reference)
+    best = weights(reference, "best.ckpt")
+    assert all(torch.equal(value, best[f"model.{key}"]) for key, value in model.state_dict().items())
+    assert info.classes[0] == "sky"
+    assert len(info.palette) == len(info.classes)
+    scores = json.loads((reference / "scores.json").read_text())
+    assert info.metrics["mIoU"] == scores["mean_iou"]
+
+
+def test_pictures_show_image_truth_and_prediction(reference):
+    picture = np.asarray(Image.open(reference / "pictures" / "step_000005.png"))
+    assert picture.shape[0] > 32
+    assert picture.shape[1] > 3 * 48
+
+
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [
+        ("training_step", 3),  # in the middle of the two forward passes of update 2, before a validation
+        ("training_step", 6),  # between two validations
+        ("validation_step", 3),  # in the first validation (call 1 is the check before training)
+        ("training_step", 10),  # in the last step
+    ],
+)
+def test_stopped_and_resumed_equals_uninterrupted(method, call, reference, tiny, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, method=method, call=call)
+        with pytest.raises(Stopped) as stop:
+            fit(tiny(), run_dir)
+    assert stop.value.checkpoint.is_file()
+    fit(resolve(config=run_dir / "config.yaml"), run_dir, resume=True)
+    assert_same_run(run_dir, reference)
+
+
+def test_stopped_twice_at_the_same_validation(reference, tiny, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+    for resume in (False, True):
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, method="validation_step", call=2)
+            with pytest.raises(Stopped):
+                fit(tiny(), run_dir, resume=resume)
+    fit(tiny(), run_dir, resume=True)
+    assert_same_run(run_dir, reference)
+
+
+def test_killed_after_a_validation_goes_on_from_it(reference, tiny, tmp_path, monkeypatch):
+    run_dir = tmp_path / "run"
+
+    def die(self, batch, batch_idx):
+        if self.trainer.global_step == 3:
+            raise RuntimeError("as good as a kill")
+        return step(self, batch, batch_idx)
+
+    step = SegmentationTask.training_step
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentationTask, "training_step", die)
+        with pytest.raises(RuntimeError, match="as good as a kill"):
+            fit(tiny(), run_dir)
+    assert "\n3," in (run_dir / "metrics.csv").read_text()
+    fit(tiny(), run_dir, resume=True)
+    assert_same_run(run_dir, reference)
+
+
+def test_a_finished_run_can_be_resumed_for_longer(reference, tiny, tmp_path):
+    run_dir = tmp_path / "run"
+    fit(tiny(train={"num_steps": 4}, optim={"schedule": "constant"}), run_dir)
+    fit(tiny(train={"num_steps": 4}, optim={"schedule": "constant"}), run_dir, resume=True)  # nothing left: files only
+    result = fit(tiny(optim={"schedule": "constant"}), run_dir, resume=True)
+    assert "\n5," in (result.run_dir / "metrics.csv").read_text()
+    with pytest.raises(UserError, match=r"already at step 5 of 4; raise train\.num_steps"):
+        fit(tiny(train={"num_steps": 4}), run_dir, resume=True)
