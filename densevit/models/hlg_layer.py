@@ -166,7 +166,8 @@ class BiasedAttention(nn.Module):
             return gather_bias(mlp.cached(("table", *key), table), y.index[top:bottom], x.index)
 
         elements = self.num_heads * size[0] * size[1] * len(centers[0]) * len(centers[1])
-        return mlp.cached(("rows", *key), rows) if elements <= MAX_KEPT_ELEMENTS else rows()
+        keep = (top, bottom) == (0, size[0]) and elements <= MAX_KEPT_ELEMENTS
+        return mlp.cached(("rows", *key), rows) if keep else rows()
 
 
 class LocalGlobalAttention(nn.Module):

@@ -33,7 +33,7 @@ class DynamicPositionBias(nn.Module):
         return super().train(mode)
 
     def cached(self, key: Hashable, build: Callable[[], Tensor]) -> Tensor:
-        """`build()`, made from this module; where no gradient is recorded, kept under `key` until a parameter changes."""
+        """`build()`, made from this module; where no gradient is recorded, kept until a parameter changes."""
         return self._tables.get(key, list(self.parameters()), build) if inference_path() else build()
 
     def forward(self, offsets_y: Tensor, offsets_x: Tensor) -> Tensor:

@@ -120,6 +120,66 @@ def test_a_small_model_fits_a_batch():
     assert losses[-1] < 0.2 * losses[0]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [False, True])
+def test_compiles_to_one_graph(training):
+    torch.manual_seed(0)
+    model = HLG(**TINY, num_classes=4).train(training)
+    images = torch.randn(2, 3, 96, 64)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    with torch.set_grad_enabled(training):
+        torch.testing.assert_close(compiled(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_bfloat16_is_close_to_float32(training):
+    torch.manual_seed(0)
+    model, images = HLG(**TINY, num_classes=4).train(training), torch.randn(4, 3, 96, 64)
+    with torch.set_grad_enabled(training):
+        expected = model(images)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = model(images)
+    assert output.dtype == torch.bfloat16
+    assert (output.float() - expected).norm() < 0.05 * expected.norm()
+    if training:
+        output.float().square().mean().backward()
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+@torch.no_grad()
+def test_a_model_all_in_bfloat16_runs():
+    model = HLG(**TINY, num_classes=4).eval().bfloat16()
+    assert torch.isfinite(model(torch.randn(2, 3, 65, 96).bfloat16())).all()
+
+
+@torch.no_grad()
+def test_values_kept_in_inference_follow_the_weights_and_stay_few():
+    torch.manual_seed(0)
+    model, other = HLG(**TINY, num_classes=4).eval(), HLG(**TINY, num_classes=4).eval()
+    images = torch.randn(1, 3, 64, 96)
+    model(images)
+    model.load_state_dict(other.state_dict())
+    torch.testing.assert_close(model(images), other(images))
+    for side in range(32, 320, 32):
+        model(torch.randn(1, 3, 64, side))
+    stores = [m._tables for m in model.modules() if hasattr(m, "_tables")]
+    assert max(len(store._entries) for store in stores) == 4
+    assert [key for key in model.state_dict() if "_tables" in key or "_folded" in key] == []
+
+
+@torch.no_grad()
+def test_inference_leaves_the_input_alone_and_the_batch_has_no_influence():
+    torch.manual_seed(0)
+    model = HLG(**TINY, features_only=True).eval()
+    images = torch.randn(3, 3, 224, 160)
+    before = images.clone()
+    together = model(images)
+    assert torch.equal(images, before)
+    for index in range(3):
+        for whole, single in zip(together, model(images[index : index + 1]), strict=True):
+            torch.testing.assert_close(whole[index], single[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
