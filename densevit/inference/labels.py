@@ -10,8 +10,8 @@ from torch import Tensor
 
 from densevit.inference.resize import Size, resize_bilinear
 
-CLASSES_AT_ONCE = 8
-"""Classes upsampled together: enough work for one call, little memory."""
+VALUES_AT_ONCE = 1 << 22
+"""Upsampled scores held together: 16 MiB, enough work for one call and little memory."""
 PIXELS_AT_ONCE = 1 << 15
 """Pixels compared together on the CPU: they stay in its cache, and PyTorch runs so few without waking its threads,
 which costs more than the work itself when other processes keep the cores busy."""
@@ -40,9 +40,9 @@ def _labels_by_plane(logits: Tensor, size: Size) -> Tensor:
     best = torch.full((num_pixels,), -torch.inf)
     labels = torch.zeros(num_pixels, dtype=kind)
     scratch = torch.empty(min(num_pixels, PIXELS_AT_ONCE), dtype=kind)
-    for first in range(0, K, CLASSES_AT_ONCE):
-        chunk = logits[None, first : first + CLASSES_AT_ONCE].float()
-        planes = resize_bilinear(chunk, size=size)[0].flatten(1)
+    step = _classes_at_once(size)
+    for first in range(0, K, step):
+        planes = resize_bilinear(logits[None, first : first + step].float(), size=size)[0].flatten(1)
         strips = (tensor.split(PIXELS_AT_ONCE, dim=-1) for tensor in (planes, best, labels))
         for scores, best_strip, label_strip in zip(*strips, strict=True):
             beaten = scratch[: len(best_strip)]
@@ -58,10 +58,15 @@ def _labels_by_chunk(logits: Tensor, size: Size) -> Tensor:
     """(K, h, w) -> (H, W) int64, a few classes at a time, for accelerators."""
     best = torch.full(size, -torch.inf, device=logits.device)
     labels = torch.zeros(size, dtype=torch.int64, device=logits.device)
-    for first in range(0, logits.shape[0], CLASSES_AT_ONCE):
-        chunk = logits[None, first : first + CLASSES_AT_ONCE].float()
+    step = _classes_at_once(size)
+    for first in range(0, logits.shape[0], step):
+        chunk = logits[None, first : first + step].float()
         scores, classes = resize_bilinear(chunk, size=size)[0].max(dim=0)
         beaten = scores > best
         labels = torch.where(beaten, classes + first, labels)
         best = torch.maximum(best, scores)
     return labels
+
+
+def _classes_at_once(size: Size) -> int:
+    return max(VALUES_AT_ONCE // (size[0] * size[1]), 1)

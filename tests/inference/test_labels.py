@@ -58,7 +58,15 @@ def test_does_not_change_the_logits():
 
 
 @pytest.mark.parametrize("num_classes", [2, 8, 21])
-def test_the_accelerator_path_agrees(num_classes):
+def test_classes_in_several_chunks(num_classes, monkeypatch):
+    monkeypatch.setattr("densevit.inference.labels.VALUES_AT_ONCE", 5 * 40 * 56)
+    logits = torch.randn(2, num_classes, 10, 14)
+    assert torch.equal(labels_from_logits(logits, size=(40, 56)), reference(logits, (40, 56)))
+
+
+@pytest.mark.parametrize("num_classes", [2, 8, 21])
+def test_the_accelerator_path_agrees(num_classes, monkeypatch):
+    monkeypatch.setattr("densevit.inference.labels.VALUES_AT_ONCE", 5 * 40 * 56)
     logits = torch.randn(1, num_classes, 10, 14).bfloat16()
     assert torch.equal(_labels_by_chunk(logits[0], (40, 56)), reference(logits, (40, 56))[0])
 
