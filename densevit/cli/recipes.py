@@ -1,45 +1,95 @@
-"""`densevit recipes`: named experiments, and their settings as YAML."""
+"""`densevit recipes`: named experiments beside the paper's numbers, and their settings as YAML."""
 
 import argparse
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+WIDE = 110
+"""Columns of the terminal for the whole table."""
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("recipes", help="list named experiments, or print one as YAML")
+    parser = subparsers.add_parser(
+        "recipes",
+        help="list named experiments, or print one as YAML",
+        description="List the recipes beside the paper's mIoU (%) and what was reached here; or print one as YAML.",
+        allow_abbrev=False,
+    )
     parser.add_argument("name", nargs="?", metavar="NAME", help="print every setting of this recipe (for --config)")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="output (text)")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    import json
+    if args.name:
+        print(_settings(args.name, as_json=args.format == "json"), end="")
+        return 0
+    rows = _rows()
+    if args.format == "json":
+        print(json.dumps(rows, indent=2))
+    else:
+        from rich.console import Console
 
+        console = Console()
+        if not console.is_terminal:
+            console.width = WIDE
+        console.print(_table(rows, wide=console.width >= WIDE))
+    return 0
+
+
+def _settings(name: str, *, as_json: bool) -> str:
     import yaml
-    from rich.console import Console
-    from rich.table import Table
 
-    from densevit.training.recipes import RECIPES, get_recipe
+    from densevit.training.recipes import get_recipe
     from densevit.training.settings import experiment_to_dict
 
-    if args.name:
-        values = experiment_to_dict(get_recipe(args.name))
-        as_yaml = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=100)
-        print(json.dumps(values, indent=2) if args.format == "json" else as_yaml, end="")
-        return 0
-    rows = [(name, get_recipe(name)) for name in RECIPES]
-    if args.format == "json":
-        print(
-            json.dumps(
-                [
-                    {"name": n, "model": e.model.name, "data": e.data.name, "num_steps": e.train.num_steps}
-                    for n, e in rows
-                ],
-                indent=2,
-            )
+    values = experiment_to_dict(get_recipe(name))
+    if as_json:
+        return json.dumps(values, indent=2) + "\n"
+    return str(yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=100))
+
+
+def _rows() -> list[dict[str, Any]]:
+    from densevit.training.paper_recipes import PAPER_ROWS, RUN_HERE
+    from densevit.training.recipes import RECIPES, get_recipe
+
+    rows = []
+    for name in RECIPES:
+        experiment, paper = get_recipe(name), PAPER_ROWS.get(name)
+        rows.append(
+            {
+                "name": name,
+                "model": experiment.model.name,
+                "data": experiment.data.name,
+                "num_steps": experiment.train.num_steps,
+                "paper": paper and paper.source,
+                "paper_miou": paper and paper.miou,
+                "paper_miou_ms": paper and paper.miou_ms,
+                "run_here_miou": RUN_HERE.get(name),
+            }
         )
-        return 0
-    table = Table("recipe", "model", "data", "steps", box=None)
-    for name, e in rows:
-        table.add_row(name, e.model.name, e.data.name, f"{e.train.num_steps:,}")
-    Console().print(table)
-    return 0
+    return rows
+
+
+def _table(rows: list[dict[str, Any]], *, wide: bool) -> "Table":
+    """The recipes; data set and steps, which most names tell, only where there is room."""
+    from rich.table import Table
+
+    table = Table("recipe", *(["data", "steps"] if wide else []), box=None, pad_edge=False)
+    for column in ("paper mIoU", "multi-scale", "run here"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        paper = (_number(row[key], "-") for key in ("paper_miou", "paper_miou_ms"))
+        here = _number(row["run_here_miou"], "no" if row["paper"] else "-")
+        about = (row["data"], f"{row['num_steps']:,}") if wide else ()
+        table.add_row(row["name"], *about, *paper, here)
+    for column in table.columns:
+        column.no_wrap = True
+    return table
+
+
+def _number(value: float | None, missing: str) -> str:
+    return missing if value is None else f"{value:.2f}"

@@ -7,8 +7,11 @@ a step is one optimizer update, pixel values are on the 0-255 scale.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from densevit.errors import UserError
+from densevit.errors import UserError, unknown_name
 from densevit.inference.settings import InferenceConfig
+
+LOSSES = ("cross_entropy", "ohem", "focal", "dice", "lovasz")
+"""Names that `loss.terms` may hold."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -104,31 +107,62 @@ class OptimConfig:
     """Share of the scheduled learning rate at which the warm-up starts."""
     clip_grad_norm: float | None = None
     """Largest norm of the gradient; None: not clipped."""
+    layer_decay: float = 1.0
+    """Factor on the learning rate from one block of the encoder to the block before it; 1: all alike."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optim.lr must be above 0, not {self.lr}")
         require(self.warmup_steps >= 0, f"optim.warmup_steps cannot be negative ({self.warmup_steps})")
         require(self.weight_decay >= 0, f"optim.weight_decay cannot be negative ({self.weight_decay})")
-        require(self.min_lr <= self.lr, f"optim.min_lr {self.min_lr} is above optim.lr {self.lr}")
+        require(0 <= self.min_lr <= self.lr, f"optim.min_lr must be in [0, optim.lr {self.lr}], not {self.min_lr}")
+        require(self.head_lr_mult > 0, f"optim.head_lr_mult must be above 0, not {self.head_lr_mult}")
+        require(0 <= self.momentum < 1, f"optim.momentum must be in [0, 1), not {self.momentum}")
+        require(0 < self.layer_decay <= 1, f"optim.layer_decay must be in (0, 1], not {self.layer_decay}")
+        clip = self.clip_grad_norm
+        require(clip is None or clip > 0, f"optim.clip_grad_norm must be above 0 or null, not {clip}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Pixel-wise loss."""
+    """Loss of the main decoder and of each auxiliary head."""
 
-    name: Literal["cross_entropy"] = "cross_entropy"
-    """The paper's loss."""
-    class_weights: tuple[float, ...] | None = None
-    """One weight per class; None: all alike."""
+    terms: dict[str, float] = field(default_factory=lambda: {"cross_entropy": 1.0})
+    """Losses and their weights, summed: cross_entropy (the paper's), ohem, focal, dice, lovasz."""
+    class_weights: tuple[float, ...] | Literal["balanced"] | None = None
+    """One weight per class; balanced: median share of pixels / the class's share; None: all alike."""
     label_smoothing: float = 0.0
-    """Share of the target spread over all classes."""
+    """Share of the target of cross_entropy spread over all classes."""
+    ohem_threshold: float = 0.7
+    """Pixels whose true class has a lower probability count in ohem."""
+    ohem_min_kept: int = 100_000
+    """Pixels of a batch that count in ohem at least."""
+    focal_gamma: float = 2.0
+    """Exponent of focal: how little pixels that are right already count."""
     mean_over: Literal["labelled", "all"] = "labelled"
     """Average over labelled pixels, or over all pixels including ignored ones as the authors' code does."""
     auxiliary_weight: float = 0.4
     """Weight of each auxiliary head's loss."""
 
     def __post_init__(self) -> None:
+        require(bool(self.terms), "loss.terms is empty; give at least one, such as {cross_entropy: 1}")
+        for name, weight in self.terms.items():
+            if name not in LOSSES:
+                raise unknown_name("loss", name, LOSSES)
+            require(weight > 0, f"loss.terms.{name} must be above 0, not {weight}")
+        weights = self.class_weights
+        if weights is not None and weights != "balanced":
+            require(
+                min(weights, default=0) >= 0 < max(weights, default=0), f"loss.class_weights {weights} weigh nothing"
+            )
         require(0 <= self.label_smoothing < 1, f"loss.label_smoothing must be in [0, 1), not {self.label_smoothing}")
+        require(
+            self.label_smoothing == 0 or "cross_entropy" in self.terms,
+            f"loss.label_smoothing {self.label_smoothing} needs cross_entropy among loss.terms",
+        )
+        require(0 < self.ohem_threshold <= 1, f"loss.ohem_threshold is a probability, not {self.ohem_threshold}")
+        require(self.ohem_min_kept >= 1, f"loss.ohem_min_kept must be at least 1, not {self.ohem_min_kept}")
+        require(self.focal_gamma >= 0, f"loss.focal_gamma cannot be negative ({self.focal_gamma})")
+        require(self.auxiliary_weight >= 0, f"loss.auxiliary_weight cannot be negative ({self.auxiliary_weight})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +181,10 @@ class TrainConfig:
     """Precision of the forward and backward pass (weights stay fp32)."""
     accumulate: int = 1
     """Forward passes per optimizer update."""
+    ema: float | None = None
+    """Decay of a moving average of the weights, such as 0.9999, which is then validated and exported; None: none."""
+    compile: bool = False
+    """Compile the training forward pass with torch.compile."""
     seed: int = 0
     """Seed of weights, sample order and augmentation."""
     accelerator: str = "auto"
@@ -161,6 +199,11 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"train.{name} must be at least 1, not {getattr(self, name)}")
         stop = self.early_stopping
         require(stop is None or stop >= 1, f"train.early_stopping must be at least 1 or null, not {stop}")
+        require(self.seed >= 0, f"train.seed cannot be negative ({self.seed})")
+        require(
+            self.num_sample_pictures >= 0, f"train.num_sample_pictures cannot be negative ({self.num_sample_pictures})"
+        )
+        require(self.ema is None or 0 < self.ema < 1, f"train.ema must be in (0, 1) or null, not {self.ema}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,13 +23,15 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from densevit.data.base import SegmentationDataset
 from densevit.errors import UserError
 from densevit.evaluation.scores import SegmentationScores, write_confusion_csv
 from densevit.models.catalog import create_model
 from densevit.models.segmenter import Segmenter
 from densevit.training.callbacks import StopOnSignal
 from densevit.training.checkpoints import BEST, LAST, AtomicCheckpointIO, SaveCheckpoints, ValidateAtEnd, read_position
-from densevit.training.config import ModelConfig, SegmentationExperiment, TrainConfig
+from densevit.training.class_balance import balanced_weights
+from densevit.training.config import LossConfig, ModelConfig, SegmentationExperiment, TrainConfig
 from densevit.training.data import SegmentationData
 from densevit.training.metrics_csv import MetricsCSV
 from densevit.training.nan_guard import NaNGuard
@@ -74,13 +76,20 @@ def fit(experiment: SegmentationExperiment, run_dir: str | Path, *, resume: bool
     data.start_batch = done * train.accumulate
     model = build_model(experiment.model, num_classes=len(data.classes))
     task = SegmentationTask(
-        experiment, model, classes=data.classes, palette=data.palette, ignore_index=data.ignore_index
+        experiment,
+        model,
+        classes=data.classes,
+        palette=data.palette,
+        ignore_index=data.ignore_index,
+        class_weights=class_weights(experiment.loss, data.train_set),
     )
     stop = StopOnSignal(run_dir / CHECKPOINTS / LAST, accumulate=train.accumulate)
     with warnings.catch_warnings():
         _quiet()
         logger = MetricsCSV(run_dir / "metrics.csv", resume_step=done if last else None, pending=pending)
         trainer = _trainer(experiment, run_dir, callbacks=[stop], logger=logger)
+        if train.precision == "fp16" and trainer.strategy.root_device.type == "cpu":
+            raise UserError("train.precision=fp16 needs a GPU; use bf16 or fp32 on a CPU")
         if trainer.is_global_zero:
             save_experiment(experiment, run_dir / "config.yaml")
         with stop:
@@ -102,6 +111,20 @@ def build_model(config: ModelConfig, *, num_classes: int) -> Segmenter:
         print(load_encoder(model, config.pretrained))
     model.config.pop("pretrained", None)  # type: ignore[union-attr,operator]  # a saved model brings its own weights
     return model
+
+
+def class_weights(config: LossConfig, dataset: SegmentationDataset) -> tuple[float, ...] | None:
+    """The class weights that `config` means for a training set."""
+    if config.class_weights is None:
+        return None
+    if config.class_weights == "balanced":
+        return balanced_weights(dataset)
+    if len(config.class_weights) != dataset.num_classes:
+        raise UserError(
+            f"loss.class_weights has {len(config.class_weights)} numbers, "
+            f"but the data set has {dataset.num_classes} classes"
+        )
+    return config.class_weights
 
 
 def _prepare_folder(run_dir: Path, *, resume: bool) -> Path | None:
@@ -144,7 +167,8 @@ def _trainer(
             accelerator=train.accelerator,
             devices=train.devices,
             precision=PRECISIONS[train.precision],  # type: ignore[arg-type]
-            sync_batchnorm=True,  # of no effect on one device
+            # of no effect on one device; PyTorch has it for GPUs alone
+            sync_batchnorm=torch.cuda.is_available() and train.accelerator != "cpu",
             max_epochs=1,  # one pass over a stream of `num_steps` updates
             val_check_interval=min(train.val_every_steps, train.num_steps) * train.accumulate,
             check_val_every_n_epoch=None,
@@ -200,4 +224,4 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-    warnings.filterwarnings("ignore", message=".*mid-epoch.*")
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # `StepSampler` is

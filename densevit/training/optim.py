@@ -1,11 +1,13 @@
 """Parameter groups and learning-rate schedules, counted in steps (Sec. 4.1 and the authors' configuration)."""
 
 import math
+import re
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from densevit.errors import UserError
 from densevit.training.config import OptimConfig
 
 HEAD_PREFIXES = ("decoder.", "auxiliary_heads.")
@@ -14,22 +16,52 @@ HEAD_PREFIXES = ("decoder.", "auxiliary_heads.")
 UNDECAYED = ("pos_embed", "cls_token", "dist_token", "reg_token", "bias_tables", "relative_bias")
 
 
+BLOCK = re.compile(r"encoder\.(?:.+?\.)??(?:blocks|layers|stages)\.\d+(?:\.(?:(?:blocks|layers)\.)?\d+)?(?=\.)")
+"""The part of a parameter's name that tells its block of the encoder: `encoder.vit.blocks.3`."""
+
+
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
-    """At most four groups: encoder and head, each with and without weight decay (norms, biases, positions, tokens)."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """Parameters that share a learning rate and a weight decay.
+
+    Without `layer_decay` at most four groups: encoder and head, each with and without weight decay (norms, biases,
+    positions, tokens).
+    """
+    depths = layer_depths(model) if config.layer_decay < 1 else {}
+    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decayed = parameter.ndim > 1 and not any(part in name for part in UNDECAYED)
-            groups.setdefault((name.startswith(HEAD_PREFIXES), decayed), []).append(parameter)
+            key = (name.startswith(HEAD_PREFIXES), depths.get(name, 0), decayed)
+            groups.setdefault(key, []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": config.lr * (config.head_lr_mult if head else 1.0),
+            "lr": config.lr * (config.head_lr_mult if head else config.layer_decay**depth),
             "weight_decay": config.weight_decay if decayed else 0.0,
-            "name": f"{'head' if head else 'encoder'}{'' if decayed else ', no decay'}",
+            "name": f"{'head' if head else 'encoder'}{f' -{depth}' if depth else ''}{'' if decayed else ', no decay'}",
         }
-        for (head, decayed), parameters in sorted(groups.items())
+        for (head, depth, decayed), parameters in sorted(groups.items())
     ]
+
+
+def layer_depths(model: nn.Module) -> dict[str, int]:
+    """Name of each parameter of the encoder -> how many blocks deep it lies: 1 in the last block, most in the stem.
+
+    What comes after the blocks (norms, neck) has 0. As in BEiT's fine-tuning (Bao et al., ICLR 2022).
+    """
+    names = [name for name, _ in model.named_parameters()]
+    blocks = list(dict.fromkeys(found[0] for name in names if (found := BLOCK.match(name))))
+    if not blocks:
+        raise UserError("optim.layer_decay needs an encoder made of blocks; set it to 1")
+    last_of_block = max(i for i, name in enumerate(names) if BLOCK.match(name))
+    depths = {}
+    for i, name in enumerate(names):
+        found = BLOCK.match(name)
+        if found:
+            depths[name] = len(blocks) - blocks.index(found[0])
+        elif name.startswith("encoder.") and i < last_of_block:  # patch embedding, stem, tokens, positions
+            depths[name] = len(blocks) + 1
+    return depths
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:

@@ -1,6 +1,7 @@
 """Named experiments: data set x model x schedule, derived from each other so that no number is written twice."""
 
 from collections.abc import Callable
+from functools import partial
 
 from densevit.errors import unknown_name
 from densevit.inference.settings import InferenceConfig
@@ -11,6 +12,7 @@ from densevit.training.config import (
     SegmentationExperiment,
     TrainConfig,
 )
+from densevit.training.paper_recipes import PAPER_ROWS
 
 Recipe = Callable[[], SegmentationExperiment]
 
@@ -74,12 +76,17 @@ def camvid(decoder: str = "pup") -> SegmentationExperiment:
     )
 
 
+def _paper_row(name: str) -> SegmentationExperiment:
+    return PAPER_ROWS[name].experiment
+
+
 RECIPES: dict[str, Recipe] = {
     "demo": demo,
     "setr_small": setr_small,
     "camvid": camvid,
     "camvid_naive": lambda: camvid("naive"),
     "camvid_mla": lambda: camvid("mla"),
+    **{name: partial(_paper_row, name) for name in PAPER_ROWS},
 }
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
 
 from densevit.errors import UserError
 from densevit.evaluation.mean_iou import MeanIoU
@@ -15,7 +16,7 @@ from densevit.evaluation.scores import SegmentationScores
 from densevit.inference.segment import segment_labels
 from densevit.models.segmenter import Segmenter
 from densevit.training.config import SegmentationExperiment
-from densevit.training.losses import pixel_cross_entropy
+from densevit.training.losses import segmentation_loss
 from densevit.training.optim import build_optimizer, build_schedule, learning_rate
 from densevit.training.settings import experiment_to_dict
 from densevit.weights.pretrained import HEADER_KEY, ModelInfo
@@ -37,16 +38,23 @@ class SegmentationTask(L.LightningModule):
         classes: tuple[str, ...],
         palette: tuple[tuple[int, int, int], ...],
         ignore_index: int = 255,
+        class_weights: tuple[float, ...] | None = None,
     ):
+        """`class_weights` has one number per class; None weighs all alike."""
         super().__init__()
         self.experiment = experiment
         self.model = model
+        self._forward_all = torch.compile(model.forward_all) if experiment.train.compile else model.forward_all
+        ema = experiment.train.ema
+        self.ema = None if ema is None else ModelEmaV3(model, decay=ema, use_warmup=True)
         self.classes, self.palette, self.ignore_index = classes, palette, ignore_index
         self.val_scores = MeanIoU(classes, ignore_index=ignore_index)
         self.last_scores: SegmentationScores | None = None
         self.scored_step = -1
         """Step of the last complete validation."""
-        self.register_buffer("class_weights", _class_weights(experiment, len(classes)), persistent=False)
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self._exporting = False
         self._step_losses: list[dict[str, Tensor]] = []
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -63,6 +71,8 @@ class SegmentationTask(L.LightningModule):
         train = self.experiment.train
         if (batch_idx + 1) % train.accumulate:
             return
+        if self.ema is not None:
+            self.ema.update(self.model, step=self.trainer.global_step)
         step, parts = self.trainer.global_step, self._step_losses
         self._step_losses = []
         if step % train.log_every_steps == 0 or step in (1, train.num_steps):
@@ -80,15 +90,14 @@ class SegmentationTask(L.LightningModule):
         """Named loss terms: "loss" is the weighted sum, "main" and "aux_0" ... are its parts before weighting."""
         config = self.experiment.loss
         parts = [
-            pixel_cross_entropy(
+            segmentation_loss(
                 logits,
                 batch["mask"],
+                config=config,
                 ignore_index=self.ignore_index,
                 class_weights=self.class_weights,
-                label_smoothing=config.label_smoothing,
-                mean_over=config.mean_over,
             )
-            for logits in self.model.forward_all(batch["image"])
+            for logits in self._forward_all(batch["image"])
         ]
         main, auxiliary = parts[0], parts[1:]
         total = main + config.auxiliary_weight * sum(auxiliary)
@@ -97,11 +106,16 @@ class SegmentationTask(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.val_scores.update(self.segment(batch), batch["mask"])
 
+    @property
+    def used_model(self) -> nn.Module:
+        """What is validated and exported: the moving average of the weights where one is kept."""
+        return self.model if self.ema is None else self.ema.module
+
     def segment(self, batch: Batch) -> Tensor:
         """Labels (B, H, W) at the mask's size, as the experiment evaluates."""
         size = (batch["mask"].shape[-2], batch["mask"].shape[-1])
         return segment_labels(
-            self.model, batch["image"], num_classes=len(self.classes), config=self.experiment.eval, size=size
+            self.used_model, batch["image"], num_classes=len(self.classes), config=self.experiment.eval, size=size
         )
 
     def on_validation_epoch_end(self) -> None:
@@ -136,6 +150,8 @@ class SegmentationTask(L.LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._exporting:
+            checkpoint["state_dict"] = {f"model.{key}": value for key, value in self.used_model.state_dict().items()}
         checkpoint[HEADER_KEY] = self.info().to_json()
         if self.last_scores is not None:
             checkpoint["confusion"] = torch.from_numpy(self.last_scores.confusion)
@@ -155,14 +171,9 @@ class SegmentationTask(L.LightningModule):
 
     @contextmanager
     def exporting(self) -> Iterator[None]:
-        """Within it, a checkpoint holds what is used after training."""
-        yield
-
-
-def _class_weights(experiment: SegmentationExperiment, num_classes: int) -> Tensor | None:
-    weights = experiment.loss.class_weights
-    if weights is None:
-        return None
-    if len(weights) != num_classes:
-        raise UserError(f"loss.class_weights has {len(weights)} numbers but the data set has {num_classes} classes")
-    return torch.tensor(weights, dtype=torch.float32)
+        """Within it, a checkpoint holds only the weights that are used after training."""
+        self._exporting = True
+        try:
+            yield
+        finally:
+            self._exporting = False

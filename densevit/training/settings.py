@@ -141,8 +141,8 @@ def _flatten(values: Mapping[str, Any], keys: Sequence[str], prefix: str = "") -
     return flat
 
 
-OPEN_ENDED = ("model.args.", "data.args.")
-"""Settings below these are arguments of a model or a data set, which checks them itself."""
+OPEN_ENDED = ("model.args.", "data.args.", "loss.terms.")
+"""Settings below these are arguments of a model or a data set, or losses, checked by themselves."""
 
 
 def _is_known(key: str, keys: Sequence[str]) -> bool:
