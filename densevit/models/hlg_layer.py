@@ -31,8 +31,6 @@ MAX_BIAS_ELEMENTS = 2**22
 """Largest position bias, in elements, that is laid out at once; beyond it the queries are taken in chunks of rows."""
 MAX_KEPT_ELEMENTS = 2**20
 """Largest laid-out position bias that inference keeps between calls; for larger maps only the table of offsets is."""
-FEW_KEYS = 16
-"""Up to this many keys, plain matrix products beat the fused attention kernel of the CPU."""
 
 
 def conv_nhwc(conv: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -111,11 +109,11 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """(B, heads, N, d) queries on (B, heads, M, d) keys and values, plus bias (1, heads, N, M).
 
-    `scaled_dot_product_attention`, except on a CPU where it is slow: with few keys its fused kernel pays per call, and
-    with a bias that needs a gradient it takes a path that first looks for rows without any key (here there are none).
+    `scaled_dot_product_attention`, except on a CPU with a bias that needs a gradient: there it takes a path that first
+    looks for rows without any key, and here every row has one.
     """
     bias_learns = bias is not None and bias.requires_grad
-    if q.device.type == "cpu" and (bias_learns or k.shape[2] <= FEW_KEYS) and not torch.compiler.is_compiling():
+    if bias_learns and q.device.type == "cpu" and not torch.compiler.is_compiling():
         scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3))
         return torch.matmul((scores if bias is None else scores + bias).softmax(dim=-1), v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)

@@ -8,21 +8,25 @@ from collections.abc import Callable
 from typing import Any
 
 from timm.models import is_model, register_model
+from torch import nn
 
 from densevit.errors import UserError
-from densevit.models.hlg import HLG, HLG_VARIANTS, create_hlg
+
+HLG_NAMES = ("hlg_mobile", "hlg_tiny", "hlg_small", "hlg_medium", "hlg_large")
 
 _TIMM_ONLY = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "scriptable", "exportable", "no_jit")
 
 
-def _entrypoint(name: str) -> Callable[..., HLG]:
-    def build(pretrained: bool = False, **kwargs: Any) -> HLG:
+def _entrypoint(name: str) -> Callable[..., nn.Module]:
+    def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         if pretrained:
             raise UserError(
                 f"there are no pretrained weights for {name!r}; pass pretrained=False and load a checkpoint"
             )
         if kwargs.pop("output_stride", 32) != 32:
             raise UserError(f"{name!r} has strides 4, 8, 16, 32 only; leave output_stride at 32")
+        from densevit.models.hlg import create_hlg  # here, so that HLG's own import of timm may register it
+
         return create_hlg(name, **{key: value for key, value in kwargs.items() if key not in _TIMM_ONLY})
 
     build.__name__ = build.__qualname__ = name
@@ -33,7 +37,7 @@ def _entrypoint(name: str) -> Callable[..., HLG]:
 
 def register_hlg() -> None:
     """Register every HLG variant with timm; calling it again changes nothing."""
-    for name in HLG_VARIANTS:
+    for name in HLG_NAMES:
         if not is_model(name):
             globals()[name] = register_model(_entrypoint(name))
 
