@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from densevit.models.catalog import create_model as create_model
     from densevit.models.catalog import list_models as list_models
     from densevit.predictor import Predictor as Predictor
+    from densevit.weights.info import ModelInfo as ModelInfo
+    from densevit.weights.pretrained import load_pretrained as load_pretrained
+    from densevit.weights.pretrained import push_to_hub as push_to_hub
+    from densevit.weights.pretrained import save_pretrained as save_pretrained
 
 __version__ = "0.1.0"
 
@@ -24,6 +28,10 @@ _HOME = {
     "create_model": "densevit.models.catalog",
     "list_models": "densevit.models.catalog",
     "Predictor": "densevit.predictor",
+    "ModelInfo": "densevit.weights.info",
+    "save_pretrained": "densevit.weights.pretrained",
+    "load_pretrained": "densevit.weights.pretrained",
+    "push_to_hub": "densevit.weights.pretrained",
     "UserError": "densevit.errors",
 }
 __all__ = [*_HOME, "__version__"]

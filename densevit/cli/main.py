@@ -9,7 +9,7 @@ from importlib import import_module
 from densevit import __version__
 from densevit.errors import UserError
 
-COMMANDS = ("demo", "fit", "validate", "predict", "data", "models", "recipes", "profile")
+COMMANDS = ("demo", "fit", "validate", "predict", "push", "data", "models", "recipes", "profile")
 """One module of densevit.cli each, in the order of `--help`."""
 
 
