@@ -15,6 +15,7 @@ from densevit.data.base import FileSegmentationDataset, Transform, check_root, f
 from densevit.data.class_list import palette_from_hex
 from densevit.data.image_io import IMAGE_SUFFIXES, read_mask
 from densevit.errors import UserError, unknown_name
+from densevit.labels import CITYSCAPES_LABEL_IDS
 
 _NAMES = """
     road; sidewalk; building; wall; fence; pole; traffic light; traffic sign; vegetation; terrain; sky; person;
@@ -27,9 +28,6 @@ PALETTE = palette_from_hex("""
     804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98 4682b4 dc143c ff0000 00008e 000046
     003c64 005064 0000e6 770b20
 """)
-
-LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""The published id of each class, as in cityscapesScripts; ids up to 33 that are not listed are not evaluated."""
 
 SPLITS = ("train", "val", "test")
 COARSE_SPLITS = ("train", "train_extra", "val")
@@ -86,7 +84,7 @@ def to_train_ids(label_ids: np.ndarray) -> np.ndarray:
 
 _TRAIN_ID = np.arange(256, dtype=np.uint8)
 _TRAIN_ID[:34] = 255
-_TRAIN_ID[list(LABEL_IDS)] = np.arange(len(LABEL_IDS), dtype=np.uint8)
+_TRAIN_ID[list(CITYSCAPES_LABEL_IDS)] = np.arange(len(CITYSCAPES_LABEL_IDS), dtype=np.uint8)
 
 
 def _ending(files: list[tuple[str, Path]], ending: str) -> list[tuple[str, Path]]:

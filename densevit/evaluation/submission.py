@@ -8,11 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from densevit.errors import UserError, unknown_name
+from densevit.labels import CITYSCAPES_LABEL_IDS
 
 ADE20K_CLASSES = 150
-
-CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-"""Published id of each of the 19 training classes, in training order (cityscapesScripts, helpers/labels.py)."""
 
 
 def write_ade20k(labels: NDArray[np.integer], *, stem: str, folder: Path) -> Path:
@@ -26,7 +24,7 @@ def write_cityscapes(labels: NDArray[np.integer], *, stem: str, folder: Path) ->
     The server matches files by `<city>_<sequence>_<frame>`, so the image's own stem
     (`berlin_000000_000019_leftImg8bit`) is a valid name.
     """
-    ids = np.asarray(CITYSCAPES_IDS)
+    ids = np.asarray(CITYSCAPES_LABEL_IDS)
     return _write(ids[_checked(labels, len(ids), stem)], folder / f"{stem}.png")
 
 

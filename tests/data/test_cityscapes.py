@@ -6,8 +6,9 @@ from PIL import Image
 
 from densevit.data.catalog import create_dataset
 from densevit.data.check import check_dataset
-from densevit.data.cityscapes import CLASSES, LABEL_IDS, PALETTE, Cityscapes, to_train_ids
+from densevit.data.cityscapes import CLASSES, PALETTE, Cityscapes, to_train_ids
 from densevit.errors import UserError
+from densevit.labels import CITYSCAPES_LABEL_IDS
 
 IDS = np.array([[7, 8, 26, 33, 0, 3], [1, 9, 10, 24, 29, 30]], dtype=np.uint8)
 TRAIN_IDS = [[0, 1, 13, 18, 255, 255], [255, 255, 255, 11, 255, 255]]
@@ -55,9 +56,9 @@ def test_masks_that_are_already_converted(tmp_path):
 
 
 def test_published_table():
-    assert len(CLASSES) == len(PALETTE) == len(LABEL_IDS) == 19
+    assert len(CLASSES) == len(PALETTE) == len(CITYSCAPES_LABEL_IDS) == 19
     table = to_train_ids(np.arange(256, dtype=np.uint8))
-    assert [int(np.flatnonzero(table[:34] == k)[0]) for k in range(19)] == list(LABEL_IDS)
+    assert [int(np.flatnonzero(table[:34] == k)[0]) for k in range(19)] == list(CITYSCAPES_LABEL_IDS)
     assert (table[:34] == 255).sum() == 34 - 19
     assert table[40] == 40  # not published: stays outside the class list and is reported
     assert (CLASSES[0], CLASSES[10], CLASSES[18]) == ("road", "sky", "bicycle")
