@@ -11,23 +11,33 @@ from torch.utils.data import Dataset
 from densevit.data.ade20k import ADE20K
 from densevit.data.base import Transform
 from densevit.data.camvid import CamVid
+from densevit.data.cifar10 import CIFAR10
 from densevit.data.cityscapes import Cityscapes
 from densevit.data.folder import Folder
 from densevit.data.hf_datasets import HuggingFaceDataset
+from densevit.data.image_folder import ImageFolder
+from densevit.data.imagenet import ImageNet
+from densevit.data.imagenet_v2 import ImageNetV2
 from densevit.data.pascal_context import PascalContext
 from densevit.data.scenes import ScenesClassification, ScenesDetection, ScenesSegmentation
+from densevit.data.shards import Shards
 from densevit.errors import UserError, unknown_name
 
 DATASETS: dict[str, Callable[..., Dataset[dict[str, Any]]]] = {
     "ade20k": ADE20K,
     "camvid": CamVid,
+    "cifar10": CIFAR10,
     "cityscapes": Cityscapes,
     "folder": Folder,
     "huggingface": HuggingFaceDataset,
+    "image_folder": ImageFolder,
+    "imagenet": ImageNet,
+    "imagenet_v2": ImageNetV2,
     "pascal_context": PascalContext,
     "scenes": ScenesSegmentation,
     "scenes_classification": ScenesClassification,
     "scenes_detection": ScenesDetection,
+    "shards": Shards,
 }
 
 

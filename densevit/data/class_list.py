@@ -67,10 +67,10 @@ def find_class_list(folder: Path) -> Path:
     )
 
 
-def read_class_list(source: str | Path | Sequence[str]) -> ClassList:
-    """Read a class list from a file, or take the names themselves."""
+def read_class_list(source: str | Path | Sequence[str], *, max_classes: int | None = 255) -> ClassList:
+    """Read a class list from a file, or take the names themselves. `max_classes` is what 8-bit masks can hold."""
     if not isinstance(source, (str, Path)):
-        return _checked([{"name": name} for name in source], source="classes")
+        return _checked([{"name": name} for name in source], source="classes", max_classes=max_classes)
     path = Path(source).expanduser()
     if not path.is_file():
         raise UserError(f"class list {path} does not exist; check the path")
@@ -95,7 +95,7 @@ def read_class_list(source: str | Path | Sequence[str]) -> ClassList:
         raise UserError(
             f"cannot read class list {path}: {error}; see docs/your-data.md for the forms it may take"
         ) from error
-    return _checked(entries, source=str(path))
+    return _checked(entries, source=str(path), max_classes=max_classes)
 
 
 def voc_palette(num_classes: int) -> Palette:
@@ -162,8 +162,9 @@ def _line_entry(line: str) -> dict[str, Any]:
     return {"name": line.strip()}
 
 
-def _checked(entries: Sequence[dict[str, Any]], *, source: str) -> ClassList:
+def _checked(entries: Sequence[dict[str, Any]], *, source: str, max_classes: int | None) -> ClassList:
     names: list[str] = []
+    known: set[str] = set()
     colors: list[Color | None] = []
     ignored: list[Color] = []
     for entry in entries:
@@ -174,7 +175,7 @@ def _checked(entries: Sequence[dict[str, Any]], *, source: str) -> ClassList:
         if name.lower() == IGNORE_NAME:
             ignored += [color] if color else []
             continue
-        if name in names:
+        if name in known:
             raise UserError(f"class list {source} names {name!r} twice; names must differ")
         if "id" in entry and int(entry["id"]) != len(names):
             raise UserError(
@@ -182,9 +183,11 @@ def _checked(entries: Sequence[dict[str, Any]], *, source: str) -> ClassList:
                 "list the classes in id order from 0, without gaps"
             )
         names.append(name)
+        known.add(name)
         colors.append(color)
-    if not 0 < len(names) < 256:
-        raise UserError(f"class list {source} has {len(names)} classes; 1 to 255 are possible")
+    if not names or (max_classes is not None and len(names) > max_classes):
+        most = "any number above" if max_classes is None else f"to {max_classes}"
+        raise UserError(f"class list {source} has {len(names)} classes; 1 {most} are possible")
     return ClassList(names=tuple(names), colors=tuple(colors), ignore_colors=tuple(ignored))
 
 

@@ -1,0 +1,67 @@
+"""timm's transforms on our samples: sizes, scale, order of height and width, randomness from the seed."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torchvision import tv_tensors
+
+from densevit.data.classification_transforms import classification_eval_transform, classification_train_transform
+
+MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
+
+
+def sample(height, width, value=None):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
+    image = pixels if value is None else torch.full_like(pixels, value)
+    return {"image": tv_tensors.Image(image), "label": 4, "id": "a"}
+
+
+def test_eval_at_its_own_size_only_normalises():
+    given = sample(20, 30)
+    result = classification_eval_transform(image_size=(20, 30), crop_pct=1.0, mean=MEAN, std=STD)(given)
+    expected = (given["image"].float() - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    torch.testing.assert_close(result["image"], expected.as_subclass(torch.Tensor), atol=1e-5, rtol=1e-5)
+    assert (result["label"], result["id"]) == (4, "a")
+    assert given["image"].dtype == torch.uint8  # the sample given is left alone
+
+
+def test_eval_crops_the_middle():
+    given = sample(40, 80, 0)
+    given["image"][:, :, 20:60] = 255
+    result = classification_eval_transform(image_size=(32, 32), crop_pct=0.8, mean=(0,) * 3, std=(255,) * 3)(given)
+    assert result["image"].shape == (3, 32, 32)
+    assert result["image"].min() > 0.9  # the middle 32 of 40 columns of the white square, none of the black
+
+
+@pytest.mark.parametrize(("height", "width"), [(50, 33), (3, 5), (1, 1)])
+def test_train_has_the_crop_size_for_any_image(height, width):
+    transform = classification_train_transform(image_size=(24, 40), mean=MEAN, std=STD)
+    result = transform(sample(height, width))["image"]
+    assert result.shape == (3, 24, 40)
+    assert result.dtype == torch.float32
+    assert result.isfinite().all()
+
+
+def test_train_is_random_and_follows_the_seeds():
+    transform = classification_train_transform(image_size=(24, 24), erase=1.0, mean=MEAN, std=STD)
+
+    def draw(seed):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        return transform(sample(50, 60))["image"]
+
+    assert torch.equal(draw(0), draw(0))
+    assert not torch.equal(draw(0), draw(1))
+
+
+def test_without_augmentation_train_keeps_the_pixels():
+    transform = classification_train_transform(
+        image_size=(20, 20), scale=(1, 1), ratio=(1, 1), flip=0, auto_augment=None, color_jitter=0, erase=0,
+        mean=(0,) * 3, std=(255,) * 3,
+    )  # fmt: skip
+    given = sample(20, 20)
+    torch.testing.assert_close(transform(given)["image"], given["image"].as_subclass(torch.Tensor) / 255)
