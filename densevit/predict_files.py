@@ -1,4 +1,4 @@
-"""Many picture files through a predictor: which ones, under which names, and what went wrong."""
+"""Many picture and video files through a predictor: which ones, under which names, and what went wrong."""
 
 import glob
 import itertools
@@ -9,38 +9,41 @@ from pathlib import Path
 
 from densevit.data.image_io import IMAGE_SUFFIXES
 from densevit.errors import UserError
+from densevit.predict_video import OnFrame, predict_video
 from densevit.predictor import Predictor
+from densevit.video_io import is_video
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileOutcome:
-    """What became of one picture."""
+    """What became of one picture or video."""
 
     path: Path
-    """The picture."""
+    """The picture or video."""
     written: list[Path] = field(default_factory=list)
-    """Files written for it; none if it failed."""
+    """Files written for it; none if it was skipped."""
     error: str | None = None
-    """Why it was skipped, in one sentence; None if it was not."""
+    """Why it was skipped, or what of a video is missing, in one sentence; None if all went well."""
 
 
 def find_pictures(sources: Sequence[str], *, out: Path) -> list[Path]:
-    """Picture files meant by files, folders (with everything below) and wildcards, each once, in order of names.
+    """Picture and video files meant by files, folders (with everything below) and wildcards, each once.
 
-    What folders and wildcards find below `out` are results of earlier calls and left out. UserError if a source
-    matches nothing.
+    Each source's are in order of names. What folders and wildcards find below `out` are results of earlier calls and
+    left out. UserError if a source matches nothing.
     """
     found: dict[Path, None] = {}
     for source in sources:
         matches = _matches(source)
+        others = matches
         if len(matches) != 1 or matches[0] != Path(source).expanduser():
-            matches = [path for path in matches if out.resolve() not in path.resolve().parents]
-        if not matches:
+            others = [path for path in matches if out.resolve() not in path.resolve().parents]
+        if not others:
+            results = f" but results of earlier calls in {out}" if matches else ""
             raise UserError(
-                f"no pictures match {source!r} (the results in {out} do not count); "
-                "give a file, a folder of images or a quoted wildcard"
+                f"no pictures match {source!r}{results}; give a file, a folder of pictures or a quoted wildcard"
             )
-        found.update(dict.fromkeys(matches))
+        found.update(dict.fromkeys(others))
     return list(found)
 
 
@@ -73,23 +76,38 @@ def predict_files(
     confidence: bool = False,
     alpha: float = 0.55,
     submission: Callable[..., Path] | None = None,
+    every: int = 1,
+    on_frame: OnFrame | None = None,
 ) -> Iterator[FileOutcome]:
-    """Segment the pictures of `stems` one by one and write each result at its stem below `out`.
+    """Segment the pictures and videos of `stems` one by one and write each result at its stem below `out`.
 
-    With a `submission` writer only the test server's file is written, flat in `out` under the picture's own stem.
-    A picture that cannot be read is reported and skipped; an output that cannot be written raises OSError.
+    A video becomes `<stem>_overlay.mp4`; `every` and `on_frame` are those of `predict_video`. With a `submission`
+    writer only the test server's file is written, flat in `out` under the picture's own stem. What cannot be read is
+    reported and skipped; an output that cannot be written raises OSError.
     """
     for picture, stem in stems.items():
+        target = out / stem
+        problem = None
         try:
-            result = predictor(picture, probabilities=probabilities, confidence=confidence)
-            if submission is not None:
-                written = [submission(result.labels, stem=picture.stem, folder=out)]
+            if is_video(picture):
+                written = [target.with_name(f"{stem.name}_overlay.mp4")]
+                problem = predict_video(predictor, picture, written[0], every=every, alpha=alpha, on_frame=on_frame)
             else:
-                written = result.save(out / stem.parent, stem.name, alpha=alpha)
+                result = predictor(picture, probabilities=probabilities, confidence=confidence)
+                if submission is not None:
+                    written = [submission(result.labels, stem=picture.stem, folder=out)]
+                else:
+                    written = result.save(target.parent, target.name, alpha=alpha)
         except UserError as error:
             yield FileOutcome(path=picture, error=str(error))
         else:
-            yield FileOutcome(path=picture, written=written)
+            yield FileOutcome(path=picture, written=written, error=problem)
+
+
+def check_pictures_only(pictures: Iterable[Path], *, option: str) -> None:
+    """UserError if there is a video, for which `option` means nothing."""
+    if video := next(filter(is_video, pictures), None):
+        raise UserError(f"{option} is for pictures, but {video} is a video; leave one of them out")
 
 
 def check_submission_names(pictures: Iterable[Path]) -> None:
@@ -116,9 +134,10 @@ def _matches(source: str) -> list[Path]:
         return [path]  # named by the user: whatever its suffix, reading it will tell
     if path.is_dir():
         below = (Path(folder) / name for folder, _, names in os.walk(path) for name in names)
-        return sorted(file for file in below if _is_picture(file))
-    return sorted(Path(match) for match in glob.glob(str(path), recursive=True) if _is_picture(Path(match)))
+        return sorted(file for file in below if _is_input(file))
+    return sorted(Path(match) for match in glob.glob(str(path), recursive=True) if _is_input(Path(match)))
 
 
-def _is_picture(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+def _is_input(path: Path) -> bool:
+    is_known = path.suffix.lower() in IMAGE_SUFFIXES or is_video(path)
+    return is_known and not path.name.startswith(".") and path.is_file()

@@ -1,17 +1,22 @@
-"""`densevit predict PICTURES --model RUN_OR_FILE --out DIR`: label maps and overlays of pictures."""
+"""`densevit predict FILES --model RUN_OR_FILE --out DIR`: label maps and overlays of pictures, labelled videos."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DESCRIPTION = """\
-Segment pictures with a trained model:
+Segment pictures and videos with a trained model:
 
   densevit predict street.jpg --model runs/demo --out predictions
   densevit predict photos/ "more/*.png" --model runs/demo --out predictions --confidence
   densevit predict photos/ --model runs/demo --eval.mode=slide --eval.crop_size=[512,512]
+  densevit predict ride.mp4 --model runs/demo --every 3
 
-Writes NAME_labels.png (classes as pixel values, palette inside) and NAME_overlay.png for each. A picture that cannot
-be read is reported and skipped. Exit code: 0 all done, 1 some were skipped, 2 nothing could be done.
+Writes NAME_labels.png (classes as pixel values, palette inside) and NAME_overlay.png for each picture, and
+NAME_overlay.mp4 for each video. What cannot be read is reported and skipped. Exit code: 0 all done, 1 something was
+skipped or damaged, 2 the call itself is wrong.
 """
 
 
@@ -20,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
 
     parser = subparsers.add_parser(
         "predict",
-        help="segment pictures with a trained model",
+        help="segment pictures and videos with a trained model",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -31,6 +36,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--probabilities", action="store_true", help="also NAME_probabilities.npy, (K, H, W) float16")
     parser.add_argument("--confidence", action="store_true", help="also NAME_confidence.png, 255 is certain")
     parser.add_argument("--alpha", type=float, default=0.55, help="opacity of the overlay's colours, 0 .. 1 (0.55)")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="of a video, segment each Nth frame; labels stay between (1)"
+    )
     parser.add_argument("--submission", metavar="SERVER", help="write ade20k or cityscapes test-server files instead")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; the default is a GPU if there is one")
     parser.add_argument("--dtype", default="float32", help="float32 (default) or bfloat16")
@@ -43,37 +51,55 @@ def run(args: argparse.Namespace) -> int:
 
     from rich.console import Console
 
-    from densevit.errors import UserError
-    from densevit.evaluation.submission import submission_writer
-    from densevit.predict_files import check_submission_names, find_pictures, output_stems, predict_files
+    from densevit.predict_files import find_pictures, output_stems, predict_files
 
     out = Path(args.out)
-    if not 0 <= args.alpha <= 1:
-        raise UserError(f"--alpha is {args.alpha}; it must lie in 0 .. 1")
-    writer = submission_writer(args.submission) if args.submission else None
     pictures = find_pictures(args.pictures, out=out)
-    if writer:
-        check_submission_names(pictures)
+    writer = _checked_writer(args, pictures)
     out.mkdir(parents=True, exist_ok=True)  # no permission: told before the model is loaded
     predictor = _predictor(args)
-    outcomes = predict_files(
-        predictor,
-        output_stems(pictures),
-        out=out,
-        probabilities=args.probabilities,
-        confidence=args.confidence,
-        alpha=args.alpha,
-        submission=writer,
-    )
     console = Console(stderr=True)
-    failures = 0
-    with _progress(console) as progress:
-        for outcome in progress.track(outcomes, total=len(pictures), description="predicting"):
+    failures = num_written = 0
+    with _Progress(console, total=len(pictures)) as progress:
+        for outcome in predict_files(
+            predictor,
+            output_stems(pictures),
+            out=out,
+            probabilities=args.probabilities,
+            confidence=args.confidence,
+            alpha=args.alpha,
+            submission=writer,
+            every=args.every,
+            on_frame=progress.on_frame,
+        ):
+            progress.advance()
+            num_written += bool(outcome.written)
             if outcome.error is not None:
                 failures += 1
-                console.print(f"skipped: {outcome.error}", style="red", markup=False, highlight=False, soft_wrap=True)
-    print(f"{len(pictures) - failures} of {len(pictures)} pictures segmented: {out}")
+                text = outcome.error if outcome.written else f"skipped: {outcome.error}"
+                console.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    print(f"{num_written} of {len(pictures)} {_kinds(pictures)} segmented: {out}")
     return 1 if failures else 0
+
+
+def _checked_writer(args: argparse.Namespace, pictures: "list[Path]") -> Any:
+    """The writer for a test server, or None; UserError for options out of range or that do not go together."""
+    from densevit.errors import UserError
+    from densevit.evaluation.submission import submission_writer
+    from densevit.predict_files import check_pictures_only, check_submission_names
+
+    if not 0 <= args.alpha <= 1:
+        raise UserError(f"--alpha is {args.alpha}; it must lie in 0 .. 1")
+    if args.every < 1:
+        raise UserError(f"--every is {args.every}; give 1 for each frame of a video, 2 for each second one ...")
+    for option in ("probabilities", "confidence", "submission"):
+        if getattr(args, option):
+            check_pictures_only(pictures, option=f"--{option}")
+    if not args.submission:
+        return None
+    writer = submission_writer(args.submission)
+    check_submission_names(pictures)
+    return writer
 
 
 def _predictor(args: argparse.Namespace) -> Any:
@@ -89,8 +115,36 @@ def _predictor(args: argparse.Namespace) -> Any:
     return Predictor.from_pretrained(args.model, device=args.device, dtype=args.dtype, inference=inference)
 
 
-def _progress(console: Any) -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def _kinds(pictures: "list[Path]") -> str:
+    from densevit.video_io import is_video
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console)
+    videos = sum(map(is_video, pictures))
+    return "pictures" if not videos else "videos" if videos == len(pictures) else "pictures and videos"
+
+
+class _Progress:
+    """A bar for the files, and below it one for the frames of the video at work."""
+
+    def __init__(self, console: Any, *, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        self.bars = Progress(*columns, TimeRemainingColumn(), console=console)
+        self.files = self.bars.add_task("predicting", total=total)
+        self.frames = self.bars.add_task("", visible=False)
+
+    def __enter__(self) -> "_Progress":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.bars.stop()
+
+    def advance(self) -> None:
+        self.bars.advance(self.files)
+        self.bars.update(self.frames, visible=False)
+
+    def on_frame(self, video: "Path", done: int, total: int | None) -> None:
+        if done == 1:
+            self.bars.reset(self.frames, description=f"frames of {video.name}", visible=True)
+        self.bars.update(self.frames, completed=done, total=total)

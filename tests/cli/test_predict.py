@@ -86,3 +86,26 @@ def test_mistakes_are_one_sentence_and_exit_code_two(model_file, photos, tmp_pat
 def test_no_model(photos, tmp_path, capsys):
     assert main(["predict", str(photos), "--model", str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 2
     assert "no model at" in capsys.readouterr().err
+
+
+def test_pictures_and_a_video(model_file, photos, tmp_path, capsys):
+    pytest.importorskip("av", reason="videos need PyAV: pip install 'densevit[video]'")
+    from fractions import Fraction
+
+    from densevit.video_io import VideoReader, VideoWriter
+
+    with VideoWriter(photos / "ride 1.mp4", rate=Fraction(10)) as video:
+        for number in range(3):
+            video.write(np.full((40, 58, 3), 60 * number, dtype=np.uint8), time=Fraction(number, 10))
+    (photos / "text.avi").write_text("no video")
+    out = tmp_path / "out"
+    assert predict(model_file, photos, "--out", out, "--every", "2") == 1
+    printed = capsys.readouterr()
+    assert "4 of 5 pictures and videos" in printed.out
+    assert "text.avi" in printed.err
+    with VideoReader(out / "ride 1_overlay.mp4") as video:
+        assert [frame.pixels.shape for frame in video] == [(40, 58, 3)] * 3
+    assert predict(model_file, photos / "ride 1.mp4", "--out", out, "--confidence") == 2
+    assert "--confidence is for pictures" in capsys.readouterr().err
+    assert predict(model_file, photos / "ride 1.mp4", "--out", out, "--every", "0") == 2
+    assert "--every is 0" in capsys.readouterr().err
