@@ -1,6 +1,7 @@
 """`densevit fit`: train."""
 
 import argparse
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ Train a model. Start from a recipe or a YAML file; every value can be overridden
 
 Settings are those of `densevit recipes NAME`.
 """
+
+RESUMABLE = "checkpoints/last.ckpt"
 
 
 def add_parser(subparsers: Any) -> None:
@@ -80,13 +83,18 @@ def run(args: argparse.Namespace) -> int:
         result = fit(experiment, out, resume=bool(args.resume))
     except Stopped as stop:
         return stopped_message(stop, out)
+    except KeyboardInterrupt:  # a second Ctrl-C, or one before the first step
+        again = f"; continue with: densevit fit --resume {shlex.quote(str(out))}" if (out / RESUMABLE).is_file() else ""
+        print(f"densevit fit: interrupted{again}", file=sys.stderr)
+        return 130
     print_result(result)
     return 0
 
 
 def stopped_message(stop: "Stopped", out: "Path") -> int:
     """Say how to go on after Ctrl-C; the exit code."""
-    print(f"{stop}; checkpoint {stop.checkpoint}\ncontinue with: densevit fit --resume {out}", file=sys.stderr)
+    print(f"{stop}; checkpoint {stop.checkpoint}", file=sys.stderr)
+    print(f"continue with: densevit fit --resume {shlex.quote(str(out))}", file=sys.stderr)
     return 130
 
 

@@ -86,8 +86,8 @@ def _table(rows: list[dict[str, Any]], *, wide: bool) -> "Table":
         here = _number(row["run_here_miou"], "no" if row["paper"] else "-")
         about = (row["data"], f"{row['num_steps']:,}") if wide else ()
         table.add_row(row["name"], *about, *paper, here)
-    for column in table.columns:
-        column.no_wrap = True
+    for each in table.columns:
+        each.no_wrap = True
     return table
 
 

@@ -1,7 +1,10 @@
 """`densevit validate`: score a trained model."""
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from densevit.weights.pretrained import ModelInfo
 
 DESCRIPTION = """\
 Score a trained model on its validation data, or on other data and with other settings:
@@ -25,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--model", required=True, metavar="RUN_OR_FILE", help="run folder, model file or hub name")
     parser.add_argument("--out", metavar="DIR", help="where scores go (default: RUN/validation, or validation/)")
     parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1 ... (default: cuda where there is one)")
-    parser.add_argument("--format", choices=("text", "json"), default="text")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="output (text)")
     add_settings(parser)
     parser.set_defaults(run=run)
 
@@ -34,28 +37,31 @@ def run(args: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    import torch
     from rich.console import Console
     from rich.progress import track
 
     from densevit.cli.fit import overrides
+    from densevit.inference.device import choose_device
     from densevit.training.evaluate import evaluate
     from densevit.training.fit import write_scores
     from densevit.training.settings import override
     from densevit.weights.pretrained import load_pretrained
 
+    device = choose_device(args.device)
     model, info = load_pretrained(args.model)
-    experiment = override(info.training, overrides(args))
+    experiment = override(info.training or _settings_of(info), overrides(args))
     console = Console(stderr=True)
+    quiet = not console.is_terminal
     scores = evaluate(
         model,
         info,
         experiment,
-        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        track=lambda batches, total: track(batches, "validating", total=total, console=console),
+        device=device,
+        track=lambda batches, total: track(batches, "validating", total=total, console=console, disable=quiet),
     )
     source = Path(args.model)
-    out = Path(args.out) if args.out else (source if source.is_dir() else source.parent) / "validation"
+    folder = source if source.is_dir() else source.parent if source.is_file() else Path()
+    out = Path(args.out) if args.out else folder / "validation"
     write_scores(scores, out)
     if args.format == "json":
         print(json.dumps(scores.to_dict()))
@@ -64,3 +70,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"always predicting the most frequent class has mIoU {100 * scores.majority_mean_iou:.2f} %")
         print(f"scores and confusion matrix: {out}")
     return 0
+
+
+def _settings_of(info: "ModelInfo") -> dict[str, Any]:
+    """Settings for a model that was not trained here: the defaults with its own normalisation and evaluation."""
+    return {"task": info.task, "data": {"mean": info.mean, "std": info.std}, "eval": dict(info.inference)}

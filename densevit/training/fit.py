@@ -133,10 +133,9 @@ def _prepare_folder(run_dir: Path, *, resume: bool) -> Path | None:
     if resume and not last.is_file():
         raise UserError(f"nothing to resume in {run_dir}: there is no {CHECKPOINTS}/{LAST}")
     if _is_first_process():  # the other processes of a run start when its folder is already there
-        if not resume and (run_dir / "config.yaml").exists():
-            raise UserError(
-                f"{run_dir} already holds a run; give another --out, remove it, or continue with --resume {run_dir}"
-            )
+        if not resume and any((run_dir / name).exists() for name in ("metrics.csv", f"{CHECKPOINTS}/{LAST}")):
+            go_on = f", or continue with --resume {run_dir}" if last.is_file() else ""
+            raise UserError(f"{run_dir} already holds a run; give another --out, remove it{go_on}")
         try:
             last.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -12,43 +12,43 @@ from densevit.errors import UserError
 class NaNGuard(L.Callback):
     """UserError as soon as a loss or a weight is not finite, naming the first tensor that went wrong.
 
-    The loss is read every `every_steps` steps (reading it waits for the device). Before each validation and each
-    checkpoint the weights are looked at too, so that no checkpoint holds damaged ones.
+    The loss is read every `every_steps` steps (on a GPU, reading it waits for the device), on a CPU each time. Before
+    each validation and each checkpoint the weights are looked at too, so that no checkpoint holds damaged ones.
     """
 
     def __init__(self, every_steps: int):
         self.every_steps = every_steps
-        self._loss: Tensor | None = None
         self._images: Tensor | None = None
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._loss, self._images = outputs["loss"].detach(), batch["image"]
-        if trainer.global_step % self.every_steps == 0:
-            self._check(trainer, pl_module, finite=torch.isfinite(self._loss))
+        self._images = batch["image"]
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        # before the update, which would spread the damage to every weight
+        read = loss.device.type == "cpu" or (trainer.global_step + 1) % self.every_steps == 0
+        if read and not torch.isfinite(loss):
+            self._refuse(trainer, pl_module, f"the loss became {loss.item():g}")
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._check_all(trainer, pl_module)
+        self._check_weights(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._check_all(trainer, pl_module)
+        self._check_weights(trainer, pl_module)
 
-    def _check_all(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._loss is not None:
-            sums = [parameter.detach().sum(dtype=torch.float32) for parameter in pl_module.parameters()]
-            self._check(trainer, pl_module, finite=torch.isfinite(torch.stack([self._loss.float(), *sums])).all())
+    def _check_weights(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        sums = [parameter.detach().sum(dtype=torch.float32) for parameter in pl_module.parameters()]
+        if self._images is not None and not torch.isfinite(torch.stack(sums)).all():
+            self._refuse(trainer, pl_module, "weights became infinite or NaN")
 
-    def _check(self, trainer: L.Trainer, pl_module: L.LightningModule, *, finite: Tensor) -> None:
-        if finite:
-            return
-        assert self._loss is not None
+    def _refuse(self, trainer: L.Trainer, pl_module: L.LightningModule, what: str) -> None:
         assert self._images is not None
         model: nn.Module = pl_module.model  # type: ignore[assignment]
         with trainer.precision_plugin.forward_context():
             culprit = first_bad_tensor(model, self._images)
         raise UserError(
-            f"the loss became {self._loss.item():g} by step {trainer.global_step} (first bad tensor: {culprit}); "
+            f"{what} at step {trainer.global_step + trainer.training} (first bad tensor: {culprit}); "
             "lower optim.lr, set optim.clip_grad_norm=1, or train in fp32; earlier checkpoints are intact"
         )
 

@@ -7,6 +7,7 @@ top-level `recipe:` key. Unknown keys are refused with near matches.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -107,7 +108,7 @@ def _parse(base: Experiment, values: dict[str, Any], overrides: list[str]) -> Ex
     overrides = _joined(overrides)
     for key in [*flat, *(item[2:].partition("=")[0] for item in overrides)]:
         if not _is_known(key, keys):
-            raise unknown_name("setting", key, keys)
+            raise _unknown_setting(key, keys)
     defaults = asdict(base)
     changed = flat | dict(item[2:].partition("=")[::2] for item in overrides)
     if changed.get("data.name", base.data.name) != base.data.name:
@@ -134,7 +135,7 @@ def _flatten(values: Mapping[str, Any], keys: Sequence[str], prefix: str = "") -
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and key not in keys:
             if not any(known.startswith(key + ".") for known in keys):
-                raise unknown_name("setting", key, {k.rpartition(".")[0] or k for k in keys} | set(keys))
+                raise _unknown_setting(key, keys)
             flat |= _flatten(value, keys, key + ".")
         else:
             flat[key] = value
@@ -147,6 +148,16 @@ OPEN_ENDED = ("model.args.", "data.args.", "loss.terms.")
 
 def _is_known(key: str, keys: Sequence[str]) -> bool:
     return key in keys or key.startswith(OPEN_ENDED)
+
+
+def _unknown_setting(key: str, keys: Sequence[str]) -> UserError:
+    """The error for an unknown key: near matches, or else the keys beside it."""
+    section, dot, _ = key.partition(".")
+    sections = list(dict.fromkeys(known.partition(".")[0] for known in keys))
+    if not dot or section not in sections:
+        near = get_close_matches(key, [*keys, *sections], n=3, cutoff=0.6)
+        return unknown_name("setting", key, near or [f"{name}..." for name in sections])
+    return unknown_name("setting", key, [known for known in keys if known.startswith(section + ".")])
 
 
 def _put_open_ended(values: dict[str, Any], argument: str) -> bool:

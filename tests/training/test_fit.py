@@ -11,6 +11,7 @@ from PIL import Image
 
 from densevit.errors import UserError
 from densevit.training.callbacks import Stopped
+from densevit.training.checkpoints import AtomicCheckpointIO
 from densevit.training.fit import fit
 from densevit.training.segmentation import SegmentationTask
 from densevit.training.settings import experiment_to_dict, resolve
@@ -42,6 +43,13 @@ def interrupt_at(monkeypatch, *, method, call):
         return original(self, *args)
 
     monkeypatch.setattr(SegmentationTask, method, counted)
+
+
+@pytest.fixture
+def drawn_nothing(monkeypatch):
+    """Leaves out the pictures at the end of a run, which take longer than the tiny training."""
+    for name in ("save_curves", "save_confusion"):
+        monkeypatch.setattr(f"densevit.training.fit.{name}", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +113,7 @@ def test_pictures_show_image_truth_and_prediction(reference):
         ("training_step", 10),  # in the last step
     ],
 )
-def test_stopped_and_resumed_equals_uninterrupted(method, call, reference, tiny, tmp_path, monkeypatch):
+def test_stopped_and_resumed_equals_uninterrupted(method, call, reference, tiny, tmp_path, monkeypatch, drawn_nothing):
     run_dir = tmp_path / "run"
     with monkeypatch.context() as patch:
         interrupt_at(patch, method=method, call=call)
@@ -116,7 +124,7 @@ def test_stopped_and_resumed_equals_uninterrupted(method, call, reference, tiny,
     assert_same_run(run_dir, reference)
 
 
-def test_stopped_twice_at_the_same_validation(reference, tiny, tmp_path, monkeypatch):
+def test_stopped_twice_at_the_same_validation(reference, tiny, tmp_path, monkeypatch, drawn_nothing):
     run_dir = tmp_path / "run"
     for resume in (False, True):
         with monkeypatch.context() as patch:
@@ -127,7 +135,7 @@ def test_stopped_twice_at_the_same_validation(reference, tiny, tmp_path, monkeyp
     assert_same_run(run_dir, reference)
 
 
-def test_killed_after_a_validation_goes_on_from_it(reference, tiny, tmp_path, monkeypatch):
+def test_killed_after_a_validation_goes_on_from_it(reference, tiny, tmp_path, monkeypatch, drawn_nothing):
     run_dir = tmp_path / "run"
 
     def die(self, batch, batch_idx):
@@ -145,7 +153,7 @@ def test_killed_after_a_validation_goes_on_from_it(reference, tiny, tmp_path, mo
     assert_same_run(run_dir, reference)
 
 
-def test_a_finished_run_can_be_resumed_for_longer(reference, tiny, tmp_path):
+def test_a_finished_run_can_be_resumed_for_longer(tiny, tmp_path, drawn_nothing):
     run_dir = tmp_path / "run"
     fit(tiny(train={"num_steps": 4}, optim={"schedule": "constant"}), run_dir)
     fit(tiny(train={"num_steps": 4}, optim={"schedule": "constant"}), run_dir, resume=True)  # nothing left: files only
@@ -153,3 +161,88 @@ def test_a_finished_run_can_be_resumed_for_longer(reference, tiny, tmp_path):
     assert "\n5," in (result.run_dir / "metrics.csv").read_text()
     with pytest.raises(UserError, match=r"already at step 5 of 4; raise train\.num_steps"):
         fit(tiny(train={"num_steps": 4}), run_dir, resume=True)
+
+
+def test_early_stopping(tiny, tmp_path, monkeypatch, drawn_nothing):
+    monkeypatch.setattr(SegmentationTask, "segment", lambda self, batch: torch.zeros_like(batch["mask"]))
+    result = fit(tiny(train={"num_steps": 20, "val_every_steps": 2, "early_stopping": 2}), tmp_path / "run")
+    assert result.best_step == 2  # equal scores later are no better
+    assert (tmp_path / "run" / "metrics.csv").read_text().splitlines()[-1].startswith("6,")
+
+
+def test_moving_average_of_the_weights(tiny, tmp_path, monkeypatch, drawn_nothing):
+    """It is what is validated and exported, and resuming keeps it."""
+    experiment, whole, parts = tiny(train={"ema": 0.9, "val_every_steps": 5}), tmp_path / "whole", tmp_path / "parts"
+    fit(experiment, whole)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, method="training_step", call=6)
+        with pytest.raises(Stopped):
+            fit(experiment, parts)
+    fit(experiment, parts, resume=True)
+    assert_same_run(parts, whole)
+    last, best = weights(whole), weights(whole, "best.ckpt")
+    averaged = {key.removeprefix("ema.module."): value for key, value in last.items() if key.startswith("ema.module.")}
+    assert best.keys() == {f"model.{key}" for key in averaged}
+    assert all(torch.equal(best[f"model.{key}"], value) for key, value in averaged.items())
+    assert not torch.equal(last["model.decoder.classifier.weight"], best["model.decoder.classifier.weight"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train": {"precision": "bf16"}},
+        {"optim": {"optimizer": "adamw", "clip_grad_norm": 0.1, "layer_decay": 0.8, "weight_decay": 0.1}},
+        {"loss": {"terms": {"ohem": 1.0, "lovasz": 0.5}, "class_weights": "balanced"}},
+        {"eval": {"mode": "slide", "crop_size": (24, 24), "stride": (16, 16), "scales": (1.0, 1.5), "flip": True}},
+        {"data": {"batch_size": 7}},
+        {"data": {"args": {"image_size": (32, 48), "num_images": 1}, "num_workers": 2}},
+    ],
+    ids=["bf16", "adamw", "losses", "multi-scale", "large batch", "one image"],
+)
+def test_options_run(changes, tiny, tmp_path, drawn_nothing):
+    changes = {"train": {"num_steps": 2, "val_every_steps": 1, "accumulate": 1} | changes.pop("train", {}), **changes}
+    result = fit(tiny(**changes), tmp_path / "a folder é")
+    assert result.best_step in (1, 2)
+    assert np.isfinite(result.scores.mean_iou)
+
+
+def test_refusals(reference, tiny, tmp_path):
+    with pytest.raises(UserError, match="already holds a run; give another --out"):
+        fit(tiny(), reference)
+    with pytest.raises(UserError, match="nothing to resume"):
+        fit(tiny(), tmp_path / "none", resume=True)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write the run folder"):
+        fit(tiny(), tmp_path / "file" / "run")
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        fit(tiny(train={"precision": "fp16"}), tmp_path / "a")
+    with pytest.raises(UserError, match=r"train\.devices=0"):
+        fit(tiny(train={"devices": 0}), tmp_path / "b")
+    with pytest.raises(UserError, match="did you mean 'scenes'"):
+        fit(tiny(data={"name": "scenees"}), tmp_path / "c")
+    with pytest.raises(UserError, match="did you mean"):
+        fit(tiny(model={"name": "setr_pup_vit_tinyy"}), tmp_path / "d")
+    with pytest.raises(UserError, match="unknown split"):
+        fit(tiny(data={"val_split": "validation"}), tmp_path / "e")
+
+
+def test_a_damaged_checkpoint_is_refused(reference, tiny, tmp_path):
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    last.write_bytes((reference / "checkpoints" / "last.ckpt").read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"last\.ckpt cannot be read"):
+        fit(tiny(), tmp_path / "run", resume=True)
+
+
+def test_a_kill_while_saving_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"step": 1}, path)
+
+    def cut_off(checkpoint, file):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
+    assert torch.load(path, weights_only=True) == {"step": 1}

@@ -1,0 +1,132 @@
+"""Learning rates and parameter groups: which parameter gets which, by hand."""
+
+from math import cos, pi
+
+import pytest
+import torch
+from torch import nn
+
+from densevit.errors import UserError
+from densevit.models.catalog import create_model
+from densevit.training.config import OptimConfig
+from densevit.training.optim import build_optimizer, build_schedule, layer_depths, learning_rate, parameter_groups
+
+SMALL = {"image_size": (32, 48), "channels": 16, "encoder_args": {"depth": 4, "embed_dim": 24, "num_heads": 2}}
+
+
+def model_of(name):
+    with torch.device("meta"):
+        return create_model(name, num_classes=3, **SMALL)
+
+
+def rate(step, **config):
+    return learning_rate(step, base_lr=0.1, num_steps=100, config=OptimConfig(lr=0.1, **config))
+
+
+def test_poly_with_a_floor():
+    assert rate(0, min_lr=1e-4) == pytest.approx(0.1)
+    assert rate(50, min_lr=1e-4) == pytest.approx((0.1 - 1e-4) * 0.5**0.9 + 1e-4)
+    assert rate(100, min_lr=1e-4) == pytest.approx(1e-4)
+    assert rate(75, poly_power=1.0) == pytest.approx(0.025)
+    assert rate(200) == 0
+
+
+def test_the_floor_is_the_same_for_the_heads():
+    config = OptimConfig(lr=0.01, min_lr=1e-4)
+    assert learning_rate(100, base_lr=0.1, num_steps=100, config=config) == pytest.approx(1e-4)
+    assert learning_rate(50, base_lr=0.1, num_steps=100, config=config) == pytest.approx(0.0999 * 0.5**0.9 + 1e-4)
+
+
+def test_warm_up_multiplies_the_schedule():
+    config = {"warmup_steps": 10, "warmup_ratio": 0.2}
+    assert rate(0, **config) == pytest.approx(0.1 * 0.2)
+    assert rate(5, **config) == pytest.approx(0.1 * 0.95**0.9 * 0.6)
+    assert rate(10, **config) == pytest.approx(0.1 * 0.9**0.9)
+
+
+def test_cosine_and_constant():
+    assert rate(25, schedule="cosine") == pytest.approx(0.1 * (1 + cos(pi / 4)) / 2)
+    assert rate(99, schedule="constant") == 0.1
+
+
+def test_the_scheduler_follows_it_for_every_group():
+    model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 2)})
+    config = OptimConfig(lr=0.1, min_lr=0.01, warmup_steps=3)
+    optimizer = build_optimizer(model, config)
+    schedule = build_schedule(optimizer, config, num_steps=8)
+    for step in range(8):
+        for group in optimizer.param_groups:
+            full = 1.0 if group["name"].startswith("head") else 0.1
+            assert group["lr"] == pytest.approx(learning_rate(step, base_lr=full, num_steps=8, config=config))
+        optimizer.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("decoder", ["naive", "pup", "mla"])
+def test_heads_learn_ten_times_as_fast_and_nothing_else(decoder):
+    """Decoder and auxiliary heads; the aggregation of MLA is a neck, which the authors' code has in the backbone."""
+    model = model_of(f"setr_{decoder}_vit_tiny")
+    groups = parameter_groups(model, OptimConfig(lr=0.01))
+    lr = {id(p): group["lr"] for group in groups for p in group["params"]}
+    names = {name: lr[id(p)] for name, p in model.named_parameters() if p.requires_grad}
+    assert len(names) == sum(len(group["params"]) for group in groups)
+    fast = {name.split(".")[0] for name, value in names.items() if value == pytest.approx(0.1)}
+    slow = {name.split(".")[0] for name, value in names.items() if value == 0.01}
+    assert fast == {"decoder", "auxiliary_heads"}
+    assert slow == ({"encoder", "neck"} if decoder == "mla" else {"encoder"})
+
+
+def test_what_is_never_decayed():
+    model = model_of("setr_mla_vit_tiny")
+    groups = parameter_groups(model, OptimConfig(optimizer="adamw", weight_decay=0.05))
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        is_weight = name.endswith(".weight") and parameter.ndim > 1
+        if parameter.requires_grad:
+            assert decay[id(parameter)] == (0.05 if is_weight else 0), name
+    assert decay[id(model.get_parameter("encoder.vit.pos_embed"))] == 0
+    assert decay[id(model.get_parameter("encoder.vit.patch_embed.proj.weight"))] == 0.05
+
+
+def test_layer_decay_by_depth():
+    model = model_of("setr_pup_vit_tiny")
+    groups = parameter_groups(model, OptimConfig(lr=0.1, layer_decay=0.5))
+    lr = {id(p): group["lr"] for group in groups for p in group["params"]}
+    expected = {
+        "encoder.vit.blocks.3.mlp.fc1.weight": 0.1 / 2,
+        "encoder.vit.blocks.0.mlp.fc1.weight": 0.1 / 16,
+        "encoder.vit.pos_embed": 0.1 / 32,
+        "encoder.vit.patch_embed.proj.weight": 0.1 / 32,
+        "decoder.classifier.weight": 1.0,
+    }
+    assert {name: lr[id(model.get_parameter(name))] for name in expected} == pytest.approx(expected)
+
+
+def test_layer_decay_counts_the_layers_of_stages():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Linear(1, 1, bias=False)
+            self.stages = nn.ModuleList(nn.ModuleList(nn.Linear(1, 1, bias=False) for _ in range(2)) for _ in range(2))
+            self.norm = nn.Linear(1, 1, bias=False)
+
+    depths = layer_depths(nn.ModuleDict({"encoder": Encoder()}))
+    assert depths == {
+        "encoder.stem.weight": 5,
+        "encoder.stages.0.0.weight": 4,
+        "encoder.stages.0.1.weight": 3,
+        "encoder.stages.1.0.weight": 2,
+        "encoder.stages.1.1.weight": 1,
+    }
+    with pytest.raises(UserError, match="needs an encoder made of blocks"):
+        layer_depths(nn.ModuleDict({"encoder": nn.Linear(1, 1)}))
+
+
+def test_optimizers():
+    model = nn.ModuleDict({"decoder": nn.Linear(2, 2)})
+    sgd = build_optimizer(model, OptimConfig(momentum=0.8))
+    assert isinstance(sgd, torch.optim.SGD)
+    assert sgd.defaults["momentum"] == 0.8
+    adamw = build_optimizer(model, OptimConfig(optimizer="adamw", betas=(0.8, 0.9)))
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert adamw.defaults["betas"] == (0.8, 0.9)
