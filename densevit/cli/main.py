@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.settings = settings
     try:
         return int(args.run(args))
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (UserError, OSError) as error:
         if os.environ.get("DENSEVIT_TRACEBACK"):
             raise
@@ -47,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _sentence(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return str(error)
+    text = str(error)  # torch repeats an error of a loading process with its traceback around it
+    return text.rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2].strip()
 
 
 def console_main() -> None:
