@@ -19,7 +19,7 @@ def add_parser(subparsers: Any) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="print every setting of this recipe (for --config)")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="output (text)")
+    parser.add_argument("--format", choices=("text", "json", "markdown"), default="text", help="output (text)")
     parser.set_defaults(run=run)
 
 
@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     rows = _rows()
     if args.format == "json":
         print(json.dumps(rows, indent=2))
+    elif args.format == "markdown":
+        print(markdown_table(rows))
     else:
         from rich.console import Console
 
@@ -89,6 +91,21 @@ def _table(rows: list[dict[str, Any]], *, wide: bool) -> "Table":
     for each in table.columns:
         each.no_wrap = True
     return table
+
+
+def markdown_table(rows: list[dict[str, Any]]) -> str:
+    """The rows of the paper as the table of `docs/recipes.md`, mIoU in percent."""
+    lines = [
+        "| recipe | steps | of the paper | mIoU there | multi-scale there | run here |",
+        "|---|--:|---|--:|--:|--:|",
+    ]
+    for row in rows:
+        if row["paper"]:
+            scores = (_number(row[key], "-") for key in ("paper_miou", "paper_miou_ms"))
+            here = _number(row["run_here_miou"], "no")
+            cells = (f"`{row['name']}`", f"{row['num_steps']:,}", row["paper"], *scores, here)
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _number(value: float | None, missing: str) -> str:
