@@ -62,7 +62,7 @@ def reference(tiny, tmp_path_factory):
 
 def test_every_documented_file_is_there(reference):
     documented = [
-        *("config.yaml", "metrics.csv", "curves.png", "model.safetensors", "config.json"),
+        *("config.yaml", "metrics.csv", "curves.png", "model.safetensors", "config.json", "README.md"),
         *("scores.json", "confusion.csv", "confusion.png", "checkpoints/best.ckpt", "checkpoints/last.ckpt"),
         *(f"pictures/step_{step:06d}.png" for step in (2, 4, 5)),
     ]

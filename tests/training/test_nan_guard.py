@@ -57,5 +57,5 @@ def test_weights_damaged_by_the_last_update_reach_no_checkpoint(tiny, tmp_path, 
 
     monkeypatch.setattr(SegmentationTask, "on_train_batch_end", damage)
     with pytest.raises(UserError, match=r"weights became .* at step 1 .*parameter decoder\.classifier\.bias"):
-        fit(tiny(train={"log_every_steps": 50, "val_every_steps": 1}), tmp_path / "run")
+        fit(tiny(train={"log_every_steps": 50, "val_every_steps": 1, "accumulate": 1}), tmp_path / "run")
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
