@@ -19,6 +19,8 @@ NAME_overlay.mp4 for each video. What cannot be read is reported and skipped. Ex
 skipped or damaged, 2 the call itself is wrong.
 """
 
+OPTIONS = ("model", "out", "probabilities", "confidence", "alpha", "every", "submission", "device", "dtype", "set")
+
 
 def add_parser(subparsers: Any) -> None:
     from densevit.cli.fit import add_settings
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out)
     pictures = find_pictures(args.pictures, out=out)
     writer = _checked_writer(args, pictures)
-    out.mkdir(parents=True, exist_ok=True)  # no permission: told before the model is loaded
+    _make_writable(out)
     predictor = _predictor(args)
     console = Console(stderr=True)
     failures = num_written = 0
@@ -106,13 +108,46 @@ def _predictor(args: argparse.Namespace) -> Any:
     from densevit.cli.fit import overrides
     from densevit.predictor import Predictor
 
-    inference = None
-    if changes := overrides(args):
-        from densevit.training.settings import override
-        from densevit.weights.pretrained import read_info
-
-        inference = override(read_info(args.model).training, changes).eval
+    changes = overrides(args)
+    inference = _changed_inference(args.model, changes) if changes else None
     return Predictor.from_pretrained(args.model, device=args.device, dtype=args.dtype, inference=inference)
+
+
+def _changed_inference(model: str, changes: list[str]) -> Any:
+    """The evaluation setting stored with a model, with some values of `eval` replaced; nothing else can be set here."""
+    from dataclasses import asdict
+
+    from densevit.errors import UserError, unknown_name
+    from densevit.inference.settings import InferenceConfig
+    from densevit.training.settings import override
+    from densevit.weights.pretrained import read_info
+
+    keys = [f"eval.{name}" for name in asdict(InferenceConfig())]
+    for argument in changes:
+        key = argument.removeprefix("--").partition("=")[0]
+        if argument.startswith("--") and key not in keys:
+            raise unknown_name("option or setting", key, [*OPTIONS, *keys])
+    info = read_info(model)
+    if info.task != "segmentation":
+        raise UserError(f"{model} is a model for {info.task}; the predictor takes segmentation models")
+    stored = asdict(InferenceConfig.from_dict(info.inference))
+    return override({"task": "segmentation", "eval": stored}, changes).eval
+
+
+def _make_writable(out: "Path") -> None:
+    """Make the folder for results; UserError, before the model is loaded, if nothing can be written there."""
+    import os
+
+    from densevit.errors import UserError
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UserError(f"--out {out} is a file; give a folder for the results") from None
+    except OSError as error:
+        raise UserError(f"cannot make the folder {out} ({error.strerror}); give another --out") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write into {out} (no permission); give another --out")
 
 
 def _kinds(pictures: "list[Path]") -> str:

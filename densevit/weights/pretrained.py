@@ -137,6 +137,10 @@ def push_to_hub(
 def find_model(source: str | Path) -> Path:
     """The model file that `source` means; a Hugging Face repository (`user/model`) is downloaded."""
     path = Path(source).expanduser()
+    if not str(source).strip():
+        raise UserError(
+            "the model's name is empty; give a model file, a run folder or a Hugging Face name (user/model)"
+        )
     if path.is_file():
         if path.suffix not in (".safetensors", ".ckpt"):
             raise UserError(f"{path} is no model of densevit; give a .safetensors or .ckpt file, or a run folder")

@@ -73,11 +73,17 @@ def test_submission(model_file, photos, tmp_path):
         (["PHOTOS", "--submission", "ade"], "unknown submission format 'ade'"),
         (["PHOTOS", "--submission", "ade20k"], "would both become a.png"),
         (["PHOTOS", "--device", "tpu"], "device 'tpu'"),
+        (["PHOTOS", "--confidance"], "unknown option or setting 'confidance'; did you mean 'confidence'"),
+        (["PHOTOS", "--eval.mod=slide"], "did you mean 'eval.mode'"),
+        (["PHOTOS", "--train.num_steps=3"], "unknown option or setting 'train.num_steps'"),
+        (["PHOTOS", "--eval.mode=slide", "--eval.crop_size=[32,32]"], "leaves gaps between windows"),
+        (["PHOTOS", "--out", "PHOTOS/a.jpg"], "is a file; give a folder"),
+        (["PHOTOS", "--out", "PHOTOS/a.jpg/sub"], "cannot make the folder"),
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_two(model_file, photos, tmp_path, capsys, args, message):
-    args = [str(photos) if each == "PHOTOS" else each for each in args]
-    assert predict(model_file, *args, "--out", tmp_path / "out") == 2
+    args = [each.replace("PHOTOS", str(photos)) for each in args]
+    assert predict(model_file, "--out", tmp_path / "out", *args) == 2
     err = capsys.readouterr().err
     assert message in err
     assert len(err.strip().splitlines()) == 1
@@ -109,3 +115,15 @@ def test_pictures_and_a_video(model_file, photos, tmp_path, capsys):
     assert "--confidence is for pictures" in capsys.readouterr().err
     assert predict(model_file, photos / "ride 1.mp4", "--out", out, "--every", "0") == 2
     assert "--every is 0" in capsys.readouterr().err
+
+
+def test_settings_of_the_evaluation(model_file, photos, tmp_path, monkeypatch):
+    seen = []
+    from densevit.predictor import Predictor
+
+    load = Predictor.from_pretrained
+    monkeypatch.setattr(Predictor, "from_pretrained", lambda *a, **b: seen.append(b["inference"]) or load(*a, **b))
+    settings = ["--eval.mode=slide", "--eval.crop_size", "[32,32]", "--set", "eval.stride=[20,20]"]
+    assert predict(model_file, photos / "a.jpg", "--out", tmp_path / "out", *settings) == 0
+    assert (seen[0].mode, seen[0].crop_size, seen[0].stride) == ("slide", (32, 32), (20, 20))
+    assert seen[0].flip is False

@@ -192,7 +192,7 @@ def test_no_model_there(tmp_path, monkeypatch):
         ("./a/b", "no model at"),
         ("x/model.safetensors", "no model at"),
         ("model", "no model at"),
-        ("", "no model.safetensors in"),
+        ("", "name is empty"),
     ]:
         with pytest.raises(UserError, match=message):
             find_model(source)
