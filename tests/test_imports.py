@@ -23,9 +23,10 @@ LEVELS = {
     "benchmark": 4,
     "app": 5,
     "cli": 6,
+    "__main__": 6,
 }
 """Part of the package -> its level. The other files at the top stand beside `predictor`."""
-FREE = {"errors", "after_import"}
+FREE = {"errors", "after_import", "labels"}
 """Files at the top that everything may import."""
 
 
