@@ -16,6 +16,7 @@ import yaml
 from densevit.errors import UserError, unknown_name
 from densevit.training.config import SegmentationExperiment
 from densevit.training.recipes import get_recipe
+from densevit.training.setting_errors import wrong_type
 
 EXPERIMENTS: dict[str, type[Any]] = {"segmentation": SegmentationExperiment}
 """Task -> its experiment."""
@@ -124,7 +125,7 @@ def _parse(base: Experiment, values: dict[str, Any], overrides: list[str]) -> Ex
     except UserError:
         raise
     except Exception as error:  # argparse's own kinds differ between versions
-        raise UserError(_one_line(error)) from error
+        raise wrong_type(error, type(base), given=changed) from error
     return experiment
 
 
@@ -191,7 +192,3 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     if waiting is not None:
         raise UserError(f"{waiting} needs a value, as in {waiting}=VALUE")
     return joined
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).replace('Parser key "', 'setting "').split())
