@@ -23,7 +23,7 @@ LEVELS = {
     "benchmark": 4,
     "app": 5,
     "cli": 6,
-    "__main__": 6,
+    "__main__": 7,
 }
 """Part of the package -> its level. The other files at the top stand beside `predictor`."""
 FREE = {"errors", "after_import", "labels"}
