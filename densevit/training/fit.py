@@ -223,4 +223,6 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the moving average
+    warnings.filterwarnings("ignore", message=".*AMP with fp16 is not supported on CPU.*")  # refused by `fit`
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # `StepSampler` is
