@@ -1,6 +1,7 @@
 """`densevit fit`: train."""
 
 import argparse
+import os
 import shlex
 import sys
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
         again = f"; continue with: densevit fit --resume {shlex.quote(str(out))}" if (out / RESUMABLE).is_file() else ""
         print(f"densevit fit: interrupted{again}", file=sys.stderr)
         return 130
-    print_result(result)
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # one of the processes of several devices
+        print_result(result)
     return 0
 
 
