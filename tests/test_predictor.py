@@ -131,3 +131,36 @@ def test_mistakes_are_named(run_folder, model, tmp_path):
         Predictor.from_pretrained(run_folder, device="cuda:77")
     with pytest.raises(UserError, match="does not fit a model of 3 channels"):
         Predictor.from_pretrained(run_folder, device="cpu")(np.zeros((5, 6, 9)))
+
+
+def test_bands_from_files(tmp_path):
+    """A model of six bands reads .npy, either way round, and TIFF, as it reads them for training."""
+    small = {"patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 2}
+    model = create_model(
+        "setr_naive_vit_tiny", num_classes=5, image_size=32, channels=8, in_channels=6, encoder_args=small
+    )
+    info = ModelInfo(
+        task="segmentation",
+        model=dict(model.config),
+        classes=CLASSES,
+        palette=default_palette(len(CLASSES)),
+        mean=(40.0, 50.0, 60.0, 0.0, 0.0, 0.0),
+        std=(20.0, 30.0, 40.0, 100.0, 100.0, 100.0),
+    )
+    predictor = Predictor(model, info, device="cpu")
+    bands = np.random.default_rng(0).normal(50, 30, (30, 44, 6)).astype(np.float32)  # below 0 and above 1
+    mean, std = np.float32(info.mean), np.float32(info.std)
+    with torch.no_grad():
+        expected = model(torch.from_numpy((bands - mean) / std).permute(2, 0, 1)[None]).softmax(dim=1)[0].numpy()
+    np.save(tmp_path / "last.npy", bands)
+    np.save(tmp_path / "first.npy", bands.transpose(2, 0, 1))
+    for source in (tmp_path / "last.npy", tmp_path / "first.npy", bands):
+        result = predictor(source)
+        np.testing.assert_allclose(result.probabilities, expected, atol=1e-5)
+        assert result.image.shape == (30, 44, 3)
+    Image.new("RGB", (44, 30)).save(tmp_path / "picture.png")
+    with pytest.raises(UserError, match="6 are asked for"):
+        predictor(tmp_path / "picture.png")
+    tifffile = pytest.importorskip("tifffile", reason="multi-band TIFF needs the extra tiff")
+    tifffile.imwrite(tmp_path / "bands.tif", bands, photometric="minisblack")
+    np.testing.assert_allclose(predictor(tmp_path / "bands.tif").probabilities, expected, atol=1e-5)
