@@ -246,3 +246,15 @@ def test_a_kill_while_saving_leaves_the_checkpoint_before(tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         AtomicCheckpointIO().save_checkpoint({"step": 2}, path)
     assert torch.load(path, weights_only=True) == {"step": 1}
+
+
+@pytest.mark.slow
+def test_compiled_training_is_the_same_training(tiny, tmp_path, drawn_nothing):
+    """Up to rounding: dropout off, since compiled code draws its numbers in another order."""
+    args = tiny().model.args | {"drop_rate": 0.0, "decoder_dropout": 0.0}
+    losses = []
+    for compiled in (False, True):
+        run_dir = tmp_path / str(compiled)
+        fit(tiny(model={"args": args}, train={"num_steps": 2, "compile": compiled}), run_dir)
+        losses.append(float((run_dir / "metrics.csv").read_text().splitlines()[-2].split(",")[1]))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
