@@ -17,9 +17,12 @@ def wrong_type(error: Exception, experiment_type: type[Any], *, given: Mapping[s
     message = " ".join(str(error).split())
     found = re.search(r'"([\w.]+)"', message)
     kind = found and type_of(found[1], experiment_type)
-    if not found or kind is None or found[1] not in given:
+    key = found and next((key for key in given if key == found[1] or key.startswith(found[1] + ".")), None)
+    if not found or kind is None or not key:
         return UserError(message)
-    return UserError(f"{found[1]} must be {describe(kind)}, not {given[found[1]]!r}")
+    if key != found[1]:  # one of the values of a dictionary
+        kind = get_args(kind)[-1]
+    return UserError(f"{key} must be {describe(kind)}, not {given[key]!r}")
 
 
 def type_of(key: str, kind: Any) -> Any:

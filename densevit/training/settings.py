@@ -111,9 +111,15 @@ def _parse(base: Experiment, values: dict[str, Any], overrides: list[str]) -> Ex
         if not _is_known(key, keys):
             raise _unknown_setting(key, keys)
     defaults = asdict(base)
+    named = dict(item[2:].partition("=")[::2] for item in overrides).get("data.name")
+    if named is not None and named != flat.get("data.name", base.data.name):
+        flat.pop("data.args", None)  # a file's arguments belong to its own data set
     changed = flat | dict(item[2:].partition("=")[::2] for item in overrides)
     if changed.get("data.name", base.data.name) != base.data.name:
         defaults["data"]["args"] = {}  # a recipe's arguments belong to its own data set
+    for key in [key for key, value in flat.items() if f"{key}." in OPEN_ENDED and isinstance(value, Mapping)]:
+        section, _, name = key.partition(".")
+        defaults[section][name] = dict(flat.pop(key))  # so that an override of one argument keeps the others
     arguments = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in flat.items()]
     arguments += [item for item in overrides if not _put_open_ended(defaults, item)]
     parser = ArgumentParser(exit_on_error=False)

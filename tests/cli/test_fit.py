@@ -128,3 +128,23 @@ def test_ctrl_c_reaches_the_whole_process_group(folder, tmp_path):
     assert (parts / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
     ours, theirs = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (parts, whole))
     assert all(torch.equal(value, theirs["state_dict"][key]) for key, value in ours["state_dict"].items())
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_wrong_mask_is_one_sentence(folder, tmp_path, capsys, num_workers):
+    from PIL import Image
+
+    for kind, mode in (("images", "RGB"), ("masks", "L")):
+        for split in ("train", "val"):
+            (tmp_path / kind / split).mkdir(parents=True)
+            Image.new(mode, (48, 32), 200 if (kind, split) == ("masks", "train") else 0).save(
+                tmp_path / kind / split / "one.png"
+            )
+    (tmp_path / "classes.json").write_text('["void", "thing"]')
+    arguments = ["--data.name=folder", f"--data.root={tmp_path}", f"--data.num_workers={num_workers}"]
+    config = str(folder / "small one.yaml")
+    assert main(["fit", "--config", config, "--out", str(tmp_path / "run"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("densevit fit: mask ")
+    assert "has label 200 but there are 2 classes" in error
+    assert error.count("\n") == 1

@@ -41,6 +41,7 @@ def test_every_setting_can_be_described():
             "--loss.class_weights=balance",
             "loss.class_weights must be a list of numbers such as [1,2] or balanced or null, not 'balance'",
         ),
+        ("--loss.terms.dice=much", "loss.terms.dice must be a number, not 'much'"),
         ("--data.args=3", "data.args must be names with values such as {name: 1}, not '3'"),
     ],
 )

@@ -61,6 +61,15 @@ def test_the_arguments_of_a_recipe_belong_to_its_own_data_set():
     assert demo("--data.name=camvid").data.args == {}
 
 
+def test_the_arguments_of_a_file_belong_to_its_own_data_set(tmp_path):
+    (tmp_path / "a.yaml").write_text("task: segmentation\ndata: {name: folder, args: {val_ratio: 0.2}}\n")
+    assert resolve(config=tmp_path / "a.yaml").data.args == {"val_ratio": 0.2}
+    more = resolve(config=tmp_path / "a.yaml", overrides=["--data.args.val_split=dev"])
+    assert more.data.args == {"val_ratio": 0.2, "val_split": "dev"}
+    other = resolve(config=tmp_path / "a.yaml", overrides=["--data.name=scenes", "--data.args.num_images=3"])
+    assert other.data.args == {"num_images": 3}
+
+
 def test_later_wins_recipe_file_override(tmp_path):
     file = tmp_path / "my settings é.yaml"
     file.write_text("recipe: demo\ntrain: {num_steps: 7, val_every_steps: 3}\noptim:\n  lr: 0.5\n", encoding="utf-8")
