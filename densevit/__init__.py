@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from densevit.classifier import Classifier as Classifier
     from densevit.errors import UserError as UserError
     from densevit.models.catalog import create_model as create_model
     from densevit.models.catalog import list_models as list_models
@@ -28,6 +29,7 @@ _HOME = {
     "create_model": "densevit.models.catalog",
     "list_models": "densevit.models.catalog",
     "Predictor": "densevit.predictor",
+    "Classifier": "densevit.classifier",
     "ModelInfo": "densevit.weights.info",
     "save_pretrained": "densevit.weights.pretrained",
     "load_pretrained": "densevit.weights.pretrained",

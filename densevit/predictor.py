@@ -110,8 +110,15 @@ class Predictor:
         dtype: str | torch.dtype = "float32",
         inference: InferenceConfig | None = None,
     ) -> "Predictor":
-        """Load a run folder, a model file or a Hugging Face name. UserError if there is no segmentation model there."""
+        """Load a run folder, a model file or a Hugging Face name. A classifier comes as a `densevit.Classifier`.
+
+        UserError if there is no model for segmentation or classification there.
+        """
         model, info = load_pretrained(source)
+        if info.task == "classification":
+            from densevit.classifier import Classifier
+
+            return Classifier(model, info, device=device, dtype=dtype)  # type: ignore[return-value]
         if not isinstance(model, Segmenter):
             raise UserError(f"{source} is a model for {info.task}; the predictor takes segmentation models")
         return cls(model, info, device=device, dtype=dtype, inference=inference)

@@ -47,33 +47,50 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from densevit.data.base import SegmentationDataset
     from densevit.data.check import check_dataset
+    from densevit.data.check_classification import check_images
 
     dataset = _dataset(args)
     console = Console(stderr=True)
+    report: Any
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading", total=len(dataset))
-        report = check_dataset(dataset, progress=lambda done, _: bar.update(task, completed=done))
+        task = bar.add_task("reading", total=_length(dataset))
+        if isinstance(dataset, SegmentationDataset):
+            report = check_dataset(dataset, progress=lambda done, _: bar.update(task, completed=done))
+        else:
+            report = check_images(dataset, progress=lambda done: bar.update(task, completed=done))
     if args.format == "json":
         print(json.dumps({"data": args.data, "split": args.split, **report.to_dict()}, indent=1))
+    elif not isinstance(dataset, SegmentationDataset):
+        _print_classes(report, title=f"{args.data}, {args.split}")
     else:
         _print_text(report, title=f"{args.data}, {args.split}")
     return 0 if report.ok else 1
 
 
 def _dataset(args: argparse.Namespace) -> Any:
-    """The segmentation data set that the arguments describe."""
+    """The data set, of segmentation or classification, that the arguments describe."""
     from densevit.data.base import SegmentationDataset
     from densevit.data.catalog import create_dataset, dataset_options
+    from densevit.data.classification import ClassificationDataset
+    from densevit.data.shards import Shards
     from densevit.errors import UserError
 
     options = parse_options(args.options)
     if "strict" in dataset_options(args.data):
         options.setdefault("strict", False)  # count the images without a mask instead of stopping at them
     dataset = create_dataset(args.data, root=args.root, split=args.split, **options)
-    if not isinstance(dataset, SegmentationDataset):
-        raise UserError(f"data {args.action} reads segmentation data sets; {args.data!r} is none")
+    if not isinstance(dataset, (SegmentationDataset, ClassificationDataset, Shards)):
+        raise UserError(f"data {args.action} reads segmentation and classification data sets; {args.data!r} is none")
     return dataset
+
+
+def _length(dataset: Any) -> int | None:
+    """Number of samples, None for a stream."""
+    from densevit.data.shards import Shards
+
+    return None if isinstance(dataset, Shards) else len(dataset)
 
 
 def run_stats(args: argparse.Namespace) -> int:
@@ -85,8 +102,8 @@ def run_stats(args: argparse.Namespace) -> int:
     dataset = _dataset(args)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading", total=len(dataset))
-        stats = band_stats(dataset, progress=lambda done, _: bar.update(task, completed=done))
+        task = bar.add_task("reading", total=_length(dataset))
+        stats = band_stats(dataset, progress=lambda done: bar.update(task, completed=done))
     if args.format == "json":
         print(json.dumps(stats.to_dict(), indent=1))
         return 0
@@ -127,6 +144,26 @@ def parse_options(items: list[str]) -> dict[str, Any]:
     return options
 
 
+def _print_classes(report: Any, *, title: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(soft_wrap=True)
+    console.print(f"[bold]{escape(title)}[/]: {report.num_images} images, {report.num_read} read")
+    if report.smallest:
+        (low_h, low_w), (high_h, high_w) = report.smallest, report.largest
+        console.print(f"sizes (W x H): {low_w}x{low_h} to {high_w}x{high_h}")
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("id", "class", "images"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for index, (name, count) in enumerate(zip(report.classes, report.images, strict=True)):
+        table.add_row(str(index), escape(name), f"{count:,}")
+    console.print(table)
+    _print_findings(console, report)
+
+
 def _print_text(report: Any, *, title: str) -> None:
     from rich import box
     from rich.console import Console
@@ -149,6 +186,13 @@ def _print_text(report: Any, *, title: str) -> None:
     for id_, entry in sorted(report.outside.items()):
         table.add_row(str(id_), "outside the class list", f"{entry['pixels']:,}", "", style="red")
     console.print(table)
+    _print_findings(console, report)
+
+
+def _print_findings(console: Any, report: Any) -> None:
+    """What a report of either kind found, and the verdict."""
+    from rich.markup import escape
+
     for text in report.warnings:
         console.print(f"[yellow]warning[/] {escape(text)}")
     for text in report.problems:

@@ -103,8 +103,5 @@ def stopped_message(stop: "Stopped", out: "Path") -> int:
 def print_result(result: "FitResult") -> None:
     """The scores of a finished training, beside those of the constant guess."""
     print(result.scores.table())
-    print(
-        f"best at step {result.best_step}; always predicting the most frequent class has mIoU "
-        f"{100 * result.scores.majority_mean_iou:.2f} %"
-    )
+    print(f"best at step {result.best_step}; {result.scores.baseline}")
     print(f"model: {result.model_file}")

@@ -15,11 +15,23 @@ Segment pictures and videos with a trained model:
   densevit predict ride.mp4 --model runs/demo --every 3
 
 Writes NAME_labels.png (classes as pixel values, palette inside) and NAME_overlay.png for each picture, and
-NAME_overlay.mp4 for each video. What cannot be read is reported and skipped. Exit code: 0 all done, 1 something was
-skipped or damaged, 2 the call itself is wrong.
+NAME_overlay.mp4 for each video; a classifier writes predictions.csv. What cannot be read is reported and skipped.
+Exit code: 0 all done, 1 something was skipped or damaged, 2 the call itself is wrong.
 """
 
-OPTIONS = ("model", "out", "probabilities", "confidence", "alpha", "every", "submission", "device", "dtype", "set")
+OPTIONS = (
+    "model",
+    "out",
+    "probabilities",
+    "confidence",
+    "alpha",
+    "every",
+    "top",
+    "submission",
+    "device",
+    "dtype",
+    "set",
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -41,6 +53,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--every", type=int, default=1, metavar="N", help="of a video, segment each Nth frame; labels stay between (1)"
     )
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="of a classifier, classes of a picture (5)")
     parser.add_argument("--submission", metavar="SERVER", help="write ade20k or cityscapes test-server files instead")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps; the default is a GPU if there is one")
     parser.add_argument("--dtype", default="float32", help="float32 (default) or bfloat16")
@@ -54,11 +67,16 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from densevit.predict_files import find_pictures, output_stems, predict_files
+    from densevit.weights.pretrained import read_info
 
     out = Path(args.out)
     pictures = find_pictures(args.pictures, out=out)
     writer = _checked_writer(args, pictures)
     _make_writable(out)
+    if read_info(args.model).task == "classification":
+        from densevit.cli.classify import classify
+
+        return classify(args, pictures, out=out)
     predictor = _predictor(args)
     console = Console(stderr=True)
     failures = num_written = 0
@@ -119,6 +137,7 @@ def _changed_inference(model: str, changes: list[str]) -> Any:
 
     from densevit.errors import UserError, unknown_name
     from densevit.inference.settings import InferenceConfig
+    from densevit.training.config import SegmentationExperiment
     from densevit.training.settings import override
     from densevit.weights.pretrained import read_info
 
@@ -131,7 +150,9 @@ def _changed_inference(model: str, changes: list[str]) -> Any:
     if info.task != "segmentation":
         raise UserError(f"{model} is a model for {info.task}; the predictor takes segmentation models")
     stored = asdict(InferenceConfig.from_dict(info.inference))
-    return override({"task": "segmentation", "eval": stored}, changes).eval
+    changed = override({"task": "segmentation", "eval": stored}, changes)
+    assert isinstance(changed, SegmentationExperiment)
+    return changed.eval
 
 
 def _make_writable(out: "Path") -> None:

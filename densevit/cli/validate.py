@@ -67,11 +67,14 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(scores.to_dict()))
     else:
         print(scores.table())
-        print(f"always predicting the most frequent class has mIoU {100 * scores.majority_mean_iou:.2f} %")
+        print(scores.baseline)
         print(f"scores and confusion matrix: {out}")
     return 0
 
 
 def _settings_of(info: "ModelInfo") -> dict[str, Any]:
     """Settings for a model that was not trained here: the defaults with its own normalisation and evaluation."""
-    return {"task": info.task, "data": {"mean": info.mean, "std": info.std}, "eval": dict(info.inference)}
+    data = {"mean": info.mean, "std": info.std}
+    if info.task == "classification":
+        return {"task": info.task, "data": data | dict(info.inference)}
+    return {"task": info.task, "data": data, "eval": dict(info.inference)}

@@ -40,11 +40,12 @@ class ImageFolder(ImageFiles):
         UserError for a class without images, unless `strict` is False, and for a folder that is no class.
         """
         base = check_root(root, name="image_folder", layout="train/CLASS/ and val/CLASS/, or CLASS/ folders")
-        has_splits = (base / "train").is_dir()
+        has_splits = (base / "train").is_dir() or (val_ratio is None and (base / split).is_dir())
         folder = _split_folder(base, split) if has_splits else base
         if has_splits and val_ratio is not None:
             raise UserError(f"{base} has its own train/ folder; leave out val_ratio")
-        names = class_names(base, base / "train" if has_splits else base, classes=classes)
+        named_in = base / "train" if (base / "train").is_dir() else folder  # the same classes for every split
+        names = class_names(base, named_in, classes=classes)
         files = labelled_files(folder, names, strict=strict)
         if strict and split in ("train", "all"):
             _require_folders(folder, names)

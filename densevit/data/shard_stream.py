@@ -6,7 +6,7 @@ encoded, in a buffer from which they are drawn at random; it is emptied after ev
 run starts at a block without reading what came before.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,6 @@ class ShardBatches(IterableDataset[dict[str, Any]]):
         shuffle_buffer: int = 1000,
         rank: int = 0,
         world_size: int = 1,
-        collate: Callable[[list[dict[str, Any]]], dict[str, Any]] = default_collate,
     ) -> None:
         """`batch_size` is that of this device; `shuffle_buffer` the samples that wait in each worker."""
         self.shards = shards
@@ -49,7 +48,6 @@ class ShardBatches(IterableDataset[dict[str, Any]]):
         self.start_batch = start_batch
         self.shuffle_buffer = shuffle_buffer
         self.rank, self.world_size = rank, world_size
-        self.collate = collate
 
     def __len__(self) -> int:
         return self.num_batches
@@ -69,7 +67,7 @@ class ShardBatches(IterableDataset[dict[str, Any]]):
         )
         for batch in range(first, self.num_batches, num_workers):
             place = (batch * self.world_size + self.rank) * self.batch_size
-            yield self.collate([self._load(next(raw), place + offset) for offset in range(self.batch_size)])
+            yield default_collate([self._load(next(raw), place + offset) for offset in range(self.batch_size)])
 
     def _load(self, raw: RawSample, position: int) -> dict[str, Any]:
         sample = self.shards.decode(raw)

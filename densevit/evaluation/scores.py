@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +63,25 @@ class SegmentationScores(NamedTuple):
             classes=tuple(classes),
         )
 
+    @classmethod
+    def from_counts(cls, *, confusion: NDArray[np.int64], classes: Sequence[str]) -> "SegmentationScores":
+        """The scores again from their `counts()`."""
+        return cls.from_confusion(confusion, classes=classes)
+
+    def counts(self) -> dict[str, NDArray[np.int64]]:
+        """All that the scores are made of."""
+        return {"confusion": self.confusion}
+
+    @property
+    def headline(self) -> float:
+        """The score by which models are compared."""
+        return self.mean_iou
+
+    @property
+    def baseline(self) -> str:
+        """What a constant guess would have had, as a sentence."""
+        return f"always predicting the most frequent class has mIoU {100 * self.majority_mean_iou:.2f} %"
+
     @property
     def majority_mean_iou(self) -> float:
         """Mean IoU that always predicting the most frequent class would have had: a floor to compare with."""
@@ -108,8 +127,18 @@ class SegmentationScores(NamedTuple):
         return "\n".join(line.rstrip() for line in text.getvalue().strip("\n").splitlines())
 
 
-def write_confusion_csv(scores: SegmentationScores, path: Path | str) -> None:
-    """Write the pixel counts as CSV: a row for each true class, a column for each predicted one, names on both."""
+class HasConfusion(Protocol):
+    """Scores of any task that come from a confusion matrix."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def confusion(self) -> NDArray[np.int64]: ...
+
+
+def write_confusion_csv(scores: HasConfusion, path: Path | str) -> None:
+    """Write the counts as CSV: a row for each true class, a column for each predicted one, names on both."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["true \\ predicted", *scores.classes])

@@ -43,7 +43,7 @@ class ClassificationScores(NamedTuple):
 
     @classmethod
     def from_counts(
-        cls, confusion: NDArray[np.int64], *, top5_hits: int, classes: Sequence[str]
+        cls, *, confusion: NDArray[np.int64], top5_hits: Any, classes: Sequence[str]
     ) -> "ClassificationScores":
         """Score a (K, K) matrix of image counts, rows true and columns predicted, and the number of top-5 hits."""
         if confusion.shape != (len(classes), len(classes)):
@@ -54,14 +54,28 @@ class ClassificationScores(NamedTuple):
         known = accuracy[~np.isnan(accuracy)]
         return cls(
             top1=int(hits.sum()) / total if total else math.nan,
-            top5=top5_hits / total if total else math.nan,
+            top5=int(top5_hits) / total if total else math.nan,
             mean_accuracy=float(known.mean()) if known.size else math.nan,
             accuracy=tuple(accuracy.tolist()),
             support=tuple(support.tolist()),
-            top5_hits=top5_hits,
+            top5_hits=int(top5_hits),
             confusion=confusion,
             classes=tuple(classes),
         )
+
+    def counts(self) -> dict[str, NDArray[np.int64]]:
+        """All that the scores are made of."""
+        return {"confusion": self.confusion, "top5_hits": np.asarray(self.top5_hits)}
+
+    @property
+    def headline(self) -> float:
+        """The score by which models are compared."""
+        return self.top1
+
+    @property
+    def baseline(self) -> str:
+        """What a constant guess would have had, as a sentence."""
+        return f"always predicting the most frequent class has top-1 {100 * self.majority_top1:.2f} %"
 
     @property
     def majority_top1(self) -> float:
@@ -70,7 +84,7 @@ class ClassificationScores(NamedTuple):
         return max(self.support) / total if total else math.nan
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, ready for JSON: nan becomes None, the classes a list of one dict each."""
+        """Plain numbers without the matrix, ready for JSON: nan becomes None, the classes a list of one dict each."""
         rows = zip(self.classes, self.accuracy, self.support, strict=True)
         return {
             "top1": _or_none(self.top1),
@@ -78,7 +92,6 @@ class ClassificationScores(NamedTuple):
             "mean_accuracy": _or_none(self.mean_accuracy),
             "num_images": sum(self.support),
             "classes": [{"name": n, "accuracy": _or_none(a), "support": s} for n, a, s in rows],
-            "confusion": self.confusion.tolist(),
         }
 
     def table(self) -> str:
@@ -165,7 +178,7 @@ class TopK(Metric):
     def compute(self) -> ClassificationScores:
         """Scores of everything counted so far."""
         return ClassificationScores.from_counts(
-            self.confusion.cpu().numpy(), top5_hits=int(self.top5_hits), classes=self.classes
+            confusion=self.confusion.cpu().numpy(), top5_hits=int(self.top5_hits), classes=self.classes
         )
 
 

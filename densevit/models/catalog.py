@@ -1,5 +1,6 @@
 """Name -> model. One plain dict per kind; the only lookup by string in the package."""
 
+import difflib
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from densevit.errors import UserError, unknown_name
-from densevit.models.encoders import create_vit
+from densevit.models.encoders import build_timm, create_vit
 from densevit.models.hlg import HLG, HLG_VARIANTS, create_hlg
 from densevit.models.layers import NormName
 from densevit.models.position import PositionResize
@@ -119,6 +120,14 @@ def _hlg_builder(name: str) -> Callable[..., nn.Module]:
     return build
 
 
+def _timm_builder(name: str) -> Callable[..., nn.Module]:
+    def build(*, num_classes: int, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        model: nn.Module = build_timm(name, num_classes=num_classes, pretrained=pretrained, **kwargs)
+        return model
+
+    return build
+
+
 SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
     f"setr_{decoder}_{encoder}": _setr_builder(decoder, encoder) for decoder in SETR_DECODERS for encoder in ENCODERS
 }
@@ -129,7 +138,8 @@ KINDS: dict[str, dict[str, Callable[..., nn.Module]]] = {"segmentation": SEGMENT
 def list_models(pattern: str = "*", *, kind: str | None = None) -> list[str]:
     """Names `create_model` knows, sorted; `pattern` is a shell wildcard ("setr_pup_*"), `kind` a task.
 
-    Beyond the list, `setr_{naive,pup,mla}_NAME` works for any plain ViT that timm knows as NAME.
+    Beyond the list, `setr_{naive,pup,mla}_NAME` works for any plain ViT that timm knows as NAME, and NAME by itself is
+    timm's classifier.
     """
     if kind is not None and kind not in KINDS:
         raise unknown_name("kind of model", kind, KINDS)
@@ -143,16 +153,18 @@ def model_kind(name: str) -> str:
 
 
 def create_model(name: str, *, num_classes: int, **kwargs: Any) -> nn.Module:
-    """Build a model by name; `kwargs` are those of its builder: `create_setr` for SETR, `HLG` for HLG.
+    """Build a model by name; `kwargs` are those of its builder: `create_setr` for SETR, `HLG` for HLG, timm's own else.
 
     The result carries `config`, the arguments that rebuild it. UserError for an unknown name or argument.
 
     >>> model = create_model("setr_pup_vit_tiny", num_classes=11, image_size=(360, 480))
+    >>> model = create_model("resnet50", num_classes=11)
     """
     _, build = _find(name)
-    known = [p.name for p in inspect.signature(build).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    parameters = inspect.signature(build).parameters.values()
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     for key in kwargs:
-        if key not in known:
+        if key not in known and not any(p.kind is p.VAR_KEYWORD for p in parameters):
             raise unknown_name(f"argument of {name}", key, known)
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
         raise UserError(f"num_classes must be a whole number of at least 1, not {num_classes!r}")
@@ -168,4 +180,12 @@ def _find(name: str) -> tuple[str, Callable[..., nn.Module]]:
     open_ended = re.fullmatch(r"setr_(naive|pup|mla)_(.+)", name)
     if open_ended and timm.is_model(open_ended[2]):
         return "segmentation", _setr_builder(open_ended[1], open_ended[2])
-    raise unknown_name("model", name, list_models())
+    if timm.is_model(name):
+        return "classification", _timm_builder(name)
+    ours = unknown_name("model", name, list_models())
+    raise ours if "did you mean" in str(ours) else unknown_name("model", name, _near_names(name))
+
+
+def _near_names(name: str) -> list[str]:
+    """timm's names that look like an unknown one; ours if none does."""
+    return difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.6) or list_models()

@@ -54,12 +54,12 @@ def create_vit(
     return vit
 
 
-def build_timm(name: str, *, pretrained: bool, **args: Any) -> PlainViT:
+def build_timm(name: str, *, pretrained: bool, **args: Any) -> Any:
     """`timm.create_model`, with UserError for what a user can get wrong and for weights that cannot be had."""
     try:
         return timm.create_model(name, pretrained=pretrained, **args)
     except TypeError as error:
-        raise UserError(f"encoder {name!r} does not take these encoder_args: {error}") from error
+        raise UserError(f"{name!r} does not take these arguments: {error}") from error
     except Exception as error:  # whatever the network and the hub's client raise
         if "Invalid pretrained tag" in str(error):
             arch, _, tag = name.partition(".")

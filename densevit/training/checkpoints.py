@@ -1,4 +1,4 @@
-"""Checkpoints: `last.ckpt` to resume from, `best.ckpt` by mIoU, never half written, resumed without a seam.
+"""Checkpoints: `last.ckpt` to resume from, `best.ckpt` by score, never half written, resumed without a seam.
 
 Between two steps there is nothing to remember but the weights, the optimizer, the number of updates and whether a
 validation was cut off: sample order, augmentation and dropout follow from the seed and the step.
@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from densevit.errors import UserError
-from densevit.training.segmentation import SegmentationTask
+from densevit.training.task import Task
 
 LAST = "last.ckpt"
 BEST = "best.ckpt"
@@ -36,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class SaveCheckpoints(L.Callback):
-    """After each validation: `best.ckpt` (weights only) where the mIoU is the highest so far, then `last.ckpt`."""
+    """After each validation: `best.ckpt` (weights only) where the score is the highest so far, then `last.ckpt`."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -45,9 +45,9 @@ class SaveCheckpoints(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        assert isinstance(pl_module, SegmentationTask)
+        assert isinstance(pl_module, Task)
         assert pl_module.last_scores is not None
-        score = pl_module.last_scores.mean_iou
+        score = pl_module.last_scores.headline
         if not score <= self.best_score or not (self.folder / BEST).is_file():  # also where none is a number yet
             self.best_score = score
             with pl_module.exporting():
@@ -55,7 +55,7 @@ class SaveCheckpoints(L.Callback):
         trainer.save_checkpoint(self.folder / LAST)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        assert isinstance(pl_module, SegmentationTask)
+        assert isinstance(pl_module, Task)
         checkpoint[PENDING] = trainer.validating and pl_module.scored_step != trainer.global_step
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from densevit.data.base import FileSegmentationDataset, SegmentationDataset
+from densevit.errors import UserError
+from densevit.training.config import LossConfig
 
 
 def balanced_weights(dataset: SegmentationDataset, *, num_threads: int = 4) -> tuple[float, ...]:
@@ -30,3 +32,17 @@ def class_pixels(dataset: SegmentationDataset, *, num_threads: int = 4) -> NDArr
 
     with ThreadPoolExecutor(num_threads) as pool:
         return sum(pool.map(count, range(len(dataset))), np.zeros(dataset.num_classes, np.int64))
+
+
+def class_weights(config: LossConfig, dataset: SegmentationDataset) -> tuple[float, ...] | None:
+    """The class weights that `config` means for a training set."""
+    if config.class_weights is None:
+        return None
+    if config.class_weights == "balanced":
+        return balanced_weights(dataset)
+    if len(config.class_weights) != dataset.num_classes:
+        raise UserError(
+            f"loss.class_weights has {len(config.class_weights)} numbers, "
+            f"but the data set has {dataset.num_classes} classes"
+        )
+    return config.class_weights

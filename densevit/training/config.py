@@ -105,6 +105,10 @@ class OptimConfig:
     """Steps of linear warm-up."""
     warmup_ratio: float = 1e-6
     """Share of the scheduled learning rate at which the warm-up starts."""
+    warmup_prefix: bool = False
+    """The schedule starts after the warm-up, which then rises to lr, instead of running below it."""
+    lr_batch_size: int | None = None
+    """Images per update for which lr and min_lr hold, to be scaled with the real number; None: not scaled."""
     clip_grad_norm: float | None = None
     """Largest norm of the gradient; None: not clipped."""
     layer_decay: float = 1.0
@@ -113,6 +117,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optim.lr must be above 0, not {self.lr}")
         require(self.warmup_steps >= 0, f"optim.warmup_steps cannot be negative ({self.warmup_steps})")
+        base = self.lr_batch_size
+        require(base is None or base >= 1, f"optim.lr_batch_size must be at least 1 or null, not {base}")
         require(self.weight_decay >= 0, f"optim.weight_decay cannot be negative ({self.weight_decay})")
         require(0 <= self.min_lr <= self.lr, f"optim.min_lr must be in [0, optim.lr {self.lr}], not {self.min_lr}")
         require(self.head_lr_mult > 0, f"optim.head_lr_mult must be above 0, not {self.head_lr_mult}")

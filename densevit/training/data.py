@@ -5,7 +5,6 @@ seeded by that position. So a run that is stopped and resumed at any step sees w
 any number of workers or devices.
 """
 
-import random
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from densevit.data.catalog import create_dataset
+from densevit.data.seeding import seeded
 from densevit.data.transforms import eval_transform, train_transform
 from densevit.errors import UserError
 from densevit.training.config import DataConfig
@@ -80,11 +80,7 @@ class SeededDataset(Dataset[Any]):
 
     def __getitem__(self, place: Position) -> Any:
         position, index = place
-        seed = int(np.random.SeedSequence((self.seed, position)).generate_state(1)[0])
-        with torch.random.fork_rng(devices=[]):  # a worker's own generator, or the main process's: left as it was
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed)
+        with seeded(self.seed, position):
             return self.dataset[index]
 
 
@@ -151,12 +147,13 @@ class SegmentationData(L.LightningDataModule):
             "num_workers": n,
             "persistent_workers": n > 0,
             "pin_memory": torch.cuda.is_available(),
-            "worker_init_fn": _start_worker if n else None,
+            "worker_init_fn": start_worker if n else None,
             "generator": torch.Generator(),  # else each pass over the data would draw from the global one
         }
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    """What every loading process does first."""
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole process group; the main process decides
         signal.signal(number, signal.SIG_IGN)

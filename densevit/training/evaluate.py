@@ -1,50 +1,51 @@
-"""Score a trained segmenter on a data set, at the original size of the ground truth."""
+"""Score a trained model on a data set, as its task validates: segmentation at the original size of the ground truth."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from densevit.errors import UserError
-from densevit.evaluation.mean_iou import MeanIoU
-from densevit.evaluation.scores import SegmentationScores
-from densevit.inference.segment import segment_labels
-from densevit.training.config import SegmentationExperiment
-from densevit.training.data import SegmentationData
+from densevit.training.settings import Experiment
+from densevit.training.task import Scores
+from densevit.training.tasks import TASKS
 from densevit.weights.pretrained import ModelInfo
 
-Track = Callable[[Iterable[Any], int], Iterable[Any]]
-"""Wraps the batches to show progress: (batches, number of them) -> batches."""
+Track = Callable[[Iterable[Any], int | None], Iterable[Any]]
+"""Wraps the batches to show progress: (batches, number of them where it is known) -> batches."""
 
 
+@torch.inference_mode()
 def evaluate(
     model: nn.Module,
     info: ModelInfo,
-    experiment: SegmentationExperiment,
+    experiment: Experiment,
     *,
     device: torch.device | str = "cpu",
     track: Track = lambda batches, total: batches,
-) -> SegmentationScores:
-    """Scores of `model` on `experiment.data.val_split`, segmenting as `experiment.eval` says.
+) -> Scores:
+    """Scores of `model` on `experiment.data.val_split`, evaluated as the experiment says.
 
     UserError if the data set's classes are not the model's.
     """
-    data = SegmentationData(experiment.data, num_batches=1, seed=0)
+    kind = TASKS[experiment.task]
+    data = kind.data(experiment.data, num_batches=1, seed=0)
     check_classes(info.classes, data.classes, data_name=experiment.data.name)
-    model = model.to(device).eval()
-    scores = MeanIoU(data.classes, ignore_index=data.ignore_index)
+    only_model = replace(experiment, train=replace(experiment.train, ema=None, compile=False))
+    task = kind.task.for_data(only_model, model, data, training=False).to(device).eval()
     loader: DataLoader[Any] = data.val_dataloader()
+    total = None if isinstance(loader.dataset, IterableDataset) else len(loader)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(experiment.train.precision)
-    for batch in track(loader, len(loader)):
-        size = (batch["mask"].shape[-2], batch["mask"].shape[-1])
+    for index, batch in enumerate(track(loader, total)):
+        on_device = {
+            key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()
+        }
         with torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None):
-            labels = segment_labels(
-                model, batch["image"].to(device), num_classes=len(data.classes), config=experiment.eval, size=size
-            )
-        scores.update(labels.cpu(), batch["mask"])
-    return scores.compute()
+            task.validation_step(on_device, index)
+    return task.pop_scores()
 
 
 def check_classes(model_classes: tuple[str, ...], data_classes: tuple[str, ...], *, data_name: str) -> None:

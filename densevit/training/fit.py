@@ -1,12 +1,13 @@
-"""Train a segmenter: build the parts, run Lightning's loop, leave a run folder.
+"""Train a model: build the parts, run Lightning's loop, leave a run folder.
 
 runs/NAME/
   config.yaml          the resolved experiment; `densevit fit --config` reads it back
   metrics.csv          losses, learning rate, validation scores by step (also in tensorboard/)
   curves.png           the same as a picture
-  pictures/            image | truth | prediction at every validation
-  checkpoints/         best.ckpt (by mIoU, weights only), last.ckpt (to resume)
-  model.safetensors    the best model with class names and palette, for `predict`, `validate`, `Predictor`
+  pictures/            image | truth | prediction at every validation (segmentation)
+  checkpoints/         best.ckpt (by score, weights only), last.ckpt (to resume)
+  model.safetensors    the best model with its class names, for `predict`, `validate`, `Predictor`
+  config.json, README.md   the same to read, and a model card
   scores.json, confusion.csv, confusion.png
 """
 
@@ -22,29 +23,28 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
 
-from densevit.data.base import SegmentationDataset
 from densevit.errors import UserError
-from densevit.evaluation.scores import SegmentationScores, write_confusion_csv
-from densevit.models.catalog import create_model
-from densevit.models.segmenter import Segmenter
+from densevit.evaluation.scores import write_confusion_csv
+from densevit.models.catalog import create_model, model_kind
 from densevit.training.callbacks import StopOnSignal
 from densevit.training.checkpoints import BEST, LAST, AtomicCheckpointIO, SaveCheckpoints, ValidateAtEnd, read_position
-from densevit.training.class_balance import balanced_weights
-from densevit.training.config import LossConfig, ModelConfig, SegmentationExperiment, TrainConfig
-from densevit.training.data import SegmentationData
+from densevit.training.config import ModelConfig, TrainConfig
 from densevit.training.metrics_csv import MetricsCSV
 from densevit.training.nan_guard import NaNGuard
-from densevit.training.pictures import SamplePictures
 from densevit.training.progress import StepProgress
-from densevit.training.segmentation import MONITOR, SegmentationTask
-from densevit.training.settings import save_experiment
+from densevit.training.settings import Experiment, save_experiment
+from densevit.training.task import Scores, read_scores
+from densevit.training.tasks import TASKS
 from densevit.visualize.confusion import save_confusion
 from densevit.visualize.curves import save_curves
 from densevit.weights.pretrained import HEADER_KEY, MODEL_FILE, ModelInfo, load_pretrained, save_pretrained
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 CHECKPOINTS = "checkpoints"
+LARGEST_PICTURE = 300
+"""Classes of the largest confusion matrix that is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +53,11 @@ class FitResult:
 
     run_dir: Path
     model_file: Path
-    scores: SegmentationScores
+    scores: Scores
     best_step: int
 
 
-def fit(experiment: SegmentationExperiment, run_dir: str | Path, *, resume: bool = False) -> FitResult:
+def fit(experiment: Experiment, run_dir: str | Path, *, resume: bool = False) -> FitResult:
     """Train `experiment` into `run_dir`; with `resume`, go on from its last checkpoint.
 
     Raises UserError for what cannot work, `Stopped` when the user interrupts (a resumable checkpoint is saved first),
@@ -72,22 +72,16 @@ def fit(experiment: SegmentationExperiment, run_dir: str | Path, *, resume: bool
     if done == train.num_steps and not pending:  # only the last files may be missing
         return _finish(run_dir)
     L.seed_everything(train.seed, verbose=False)
-    data = SegmentationData(experiment.data, num_batches=train.num_steps * train.accumulate, seed=train.seed)
+    kind = TASKS[experiment.task]
+    data = kind.data(experiment.data, num_batches=train.num_steps * train.accumulate, seed=train.seed)
     data.start_batch = done * train.accumulate
-    model = build_model(experiment.model, num_classes=len(data.classes))
-    task = SegmentationTask(
-        experiment,
-        model,
-        classes=data.classes,
-        palette=data.palette,
-        ignore_index=data.ignore_index,
-        class_weights=class_weights(experiment.loss, data.train_set),
-    )
+    model = build_model(experiment.model, num_classes=len(data.classes), task=experiment.task)
+    task = kind.task.for_data(experiment, model, data, training=True)
     stop = StopOnSignal(run_dir / CHECKPOINTS / LAST, accumulate=train.accumulate)
     with warnings.catch_warnings():
         _quiet()
         logger = MetricsCSV(run_dir / "metrics.csv", resume_step=done if last else None, pending=pending)
-        trainer = _trainer(experiment, run_dir, callbacks=[stop], logger=logger)
+        trainer = _trainer(experiment, run_dir, callbacks=[stop, *kind.callbacks(train, run_dir)], logger=logger)
         if train.precision == "fp16" and trainer.strategy.root_device.type == "cpu":
             raise UserError("train.precision=fp16 needs a GPU; use bf16 or fp32 on a CPU")
         if trainer.is_global_zero:
@@ -99,32 +93,20 @@ def fit(experiment: SegmentationExperiment, run_dir: str | Path, *, resume: bool
         return _result(run_dir)
 
 
-def build_model(config: ModelConfig, *, num_classes: int) -> Segmenter:
-    """The model of an experiment, with its pretrained encoder where one is asked for."""
+def build_model(config: ModelConfig, *, num_classes: int, task: str = "segmentation") -> nn.Module:
+    """The model of an experiment, with its pretrained weights where they are asked for."""
+    kind = model_kind(config.name)
+    if kind != task:
+        raise UserError(f"{config.name} is a model for {kind}, not {task}; see `densevit models --kind {task}`")
     args = {**config.args, "pretrained": True} if config.pretrained is True else config.args
     model = create_model(config.name, num_classes=num_classes, **args)
-    if not isinstance(model, Segmenter):
-        raise UserError(f"{config.name} is no segmentation model; see `densevit models`")
     if isinstance(config.pretrained, str):
         from densevit.weights.load import load_encoder
+        from densevit.weights.load_classifier import load_classifier
 
-        print(load_encoder(model, config.pretrained))
+        print((load_classifier if task == "classification" else load_encoder)(model, config.pretrained))
     model.config.pop("pretrained", None)  # type: ignore[union-attr,operator]  # a saved model brings its own weights
     return model
-
-
-def class_weights(config: LossConfig, dataset: SegmentationDataset) -> tuple[float, ...] | None:
-    """The class weights that `config` means for a training set."""
-    if config.class_weights is None:
-        return None
-    if config.class_weights == "balanced":
-        return balanced_weights(dataset)
-    if len(config.class_weights) != dataset.num_classes:
-        raise UserError(
-            f"loss.class_weights has {len(config.class_weights)} numbers, "
-            f"but the data set has {dataset.num_classes} classes"
-        )
-    return config.class_weights
 
 
 def _prepare_folder(run_dir: Path, *, resume: bool) -> Path | None:
@@ -147,19 +129,16 @@ def _is_first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def _trainer(
-    experiment: SegmentationExperiment, run_dir: Path, *, callbacks: list[L.Callback], logger: MetricsCSV
-) -> L.Trainer:
+def _trainer(experiment: Experiment, run_dir: Path, *, callbacks: list[L.Callback], logger: MetricsCSV) -> L.Trainer:
     train: TrainConfig = experiment.train
     callbacks = [
         *callbacks,
         StepProgress(num_steps=train.num_steps, batch_size=experiment.data.batch_size * train.accumulate),
         NaNGuard(train.log_every_steps),
-        SamplePictures(run_dir / "pictures", num_pictures=train.num_sample_pictures),
         ValidateAtEnd(train.num_steps * train.accumulate),
     ]
     if train.early_stopping is not None:
-        callbacks.append(EarlyStopping(MONITOR, mode="max", patience=train.early_stopping))
+        callbacks.append(EarlyStopping(TASKS[experiment.task].task.monitor, mode="max", patience=train.early_stopping))
     callbacks.append(SaveCheckpoints(run_dir / CHECKPOINTS))  # last, so that it sees the state of the others
     try:
         return L.Trainer(
@@ -174,7 +153,7 @@ def _trainer(
             accumulate_grad_batches=train.accumulate,
             gradient_clip_val=experiment.optim.clip_grad_norm,
             num_sanity_val_steps=1,
-            log_every_n_steps=1,  # `SegmentationTask` decides what is logged
+            log_every_n_steps=1,  # `Task` decides what is logged
             use_distributed_sampler=False,  # `StepSampler` already gives each process its share
             enable_model_summary=False,
             enable_checkpointing=False,  # `SaveCheckpoints` does
@@ -202,17 +181,18 @@ def _result(run_dir: Path) -> FitResult:
     return FitResult(
         run_dir=run_dir,
         model_file=run_dir / MODEL_FILE,
-        scores=SegmentationScores.from_confusion(checkpoint["confusion"].cpu().numpy(), classes=info.classes),
+        scores=read_scores(checkpoint, TASKS[info.task].task.scores_type, classes=info.classes),
         best_step=int(checkpoint["global_step"]),
     )
 
 
-def write_scores(scores: SegmentationScores, folder: Path) -> None:
-    """`scores.json`, `confusion.csv` and `confusion.png`."""
+def write_scores(scores: Scores, folder: Path) -> None:
+    """`scores.json`, `confusion.csv` and, where it stays legible, `confusion.png`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scores.json").write_text(json.dumps(scores.to_dict(), indent=2) + "\n", encoding="utf-8")
     write_confusion_csv(scores, folder / "confusion.csv")
-    save_confusion(scores.confusion, folder / "confusion.png", classes=scores.classes)
+    if len(scores.classes) <= LARGEST_PICTURE:
+        save_confusion(scores.confusion, folder / "confusion.png", classes=scores.classes)
 
 
 def _quiet() -> None:
@@ -222,6 +202,7 @@ def _quiet() -> None:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`__len__` could be inaccurate.*")  # `ShardBatches` divides itself
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the moving average
     warnings.filterwarnings("ignore", message=".*AMP with fp16 is not supported on CPU.*")  # refused by `fit`

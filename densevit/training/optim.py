@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
@@ -75,9 +76,11 @@ def learning_rate(step: int, *, base_lr: float, num_steps: int, config: OptimCon
     """Learning rate of update `step` (from 0) for a group whose full rate is `base_lr`.
 
     poly: (base - min) * (1 - step / num_steps) ** power + min, with the same floor for every group. During the warm-up
-    the scheduled rate is multiplied by a factor that rises linearly from `warmup_ratio` to 1.
+    the scheduled rate is multiplied by a factor that rises linearly from `warmup_ratio` to 1. With `warmup_prefix` the
+    schedule waits at its start until the warm-up is over.
     """
-    progress = min(step / num_steps, 1.0)
+    waits = config.warmup_steps if config.warmup_prefix else 0
+    progress = min(max(step - waits, 0) / max(num_steps - waits, 1), 1.0)
     if config.schedule == "poly":
         share = (1 - progress) ** config.poly_power
     elif config.schedule == "cosine":
@@ -88,6 +91,14 @@ def learning_rate(step: int, *, base_lr: float, num_steps: int, config: OptimCon
     if step < config.warmup_steps:
         lr *= 1 - (1 - step / config.warmup_steps) * (1 - config.warmup_ratio)
     return lr
+
+
+def scaled_to_batch(config: OptimConfig, images_per_update: int) -> OptimConfig:
+    """Learning rates in proportion to the batch, where `lr_batch_size` says for which one they hold."""
+    if config.lr_batch_size is None:
+        return config
+    factor = images_per_update / config.lr_batch_size
+    return replace(config, lr=config.lr * factor, min_lr=config.min_lr * factor, lr_batch_size=None)
 
 
 def build_schedule(optimizer: Optimizer, config: OptimConfig, *, num_steps: int) -> LambdaLR:

@@ -1,4 +1,4 @@
-"""One line of progress over all steps: loss, mIoU, images per second, time left. Plain lines without a terminal."""
+"""One line of progress over all steps: loss, score, images per second, time left. Plain lines without a terminal."""
 
 import math
 import time
@@ -8,6 +8,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from densevit.training.task import Task
 
 QUIET_SECONDS = 15.0
 """Without a terminal, a line is printed this often."""
@@ -24,6 +26,7 @@ class StepProgress(ProgressBar):
         self._bar: Progress | None = None
         self._loss = float("nan")
         self._score = float("nan")
+        self._score_name = ""
         self._first_step = 0
         self._started = self._printed = self._in_validation = self._validation_started = 0.0
 
@@ -60,7 +63,7 @@ class StepProgress(ProgressBar):
         seconds = max(now - self._started - self._in_validation, 1e-6)
         per_second = (step - self._first_step) / seconds
         left = int((self.num_steps - step) / max(per_second, 1e-9))
-        score = "" if math.isnan(self._score) else f"  mIoU {self._score:.3f}"
+        score = "" if math.isnan(self._score) else f"  {self._score_name} {self._score:.3f}"
         speed = per_second * self.batch_size
         return f"loss {self._loss:.3f}{score}  {speed:.1f} images/s  {left // 60}:{left % 60:02d} left"
 
@@ -69,11 +72,12 @@ class StepProgress(ProgressBar):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._in_validation += time.monotonic() - self._validation_started
-        score = trainer.callback_metrics.get("val/mIoU")
+        assert isinstance(pl_module, Task)
+        score = trainer.callback_metrics.get(pl_module.monitor)
         if score is None or trainer.sanity_checking:
             return
-        self._score = float(score)
-        self.console.print(f"step {trainer.global_step}: val mIoU {self._score:.4f}", highlight=False)
+        self._score, self._score_name = float(score), pl_module.monitor.removeprefix("val/")
+        self.console.print(f"step {trainer.global_step}: val {self._score_name} {self._score:.4f}", highlight=False)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self._bar is not None:

@@ -12,9 +12,13 @@ from densevit.training.config import (
     SegmentationExperiment,
     TrainConfig,
 )
+from densevit.training.config_classification import ClassificationExperiment
 from densevit.training.paper_recipes import PAPER_ROWS
+from densevit.training.recipes_classification import CLASSIFICATION_RECIPES
 
-Recipe = Callable[[], SegmentationExperiment]
+Experiment = SegmentationExperiment | ClassificationExperiment
+
+Recipe = Callable[[], Experiment]
 
 FROM_SCRATCH = OptimConfig(
     optimizer="adamw", lr=1e-3, head_lr_mult=1.0, weight_decay=0.05, poly_power=1.0, warmup_steps=50, clip_grad_norm=1.0
@@ -87,10 +91,11 @@ RECIPES: dict[str, Recipe] = {
     "camvid_naive": lambda: camvid("naive"),
     "camvid_mla": lambda: camvid("mla"),
     **{name: partial(_paper_row, name) for name in PAPER_ROWS},
+    **CLASSIFICATION_RECIPES,
 }
 
 
-def get_recipe(name: str) -> SegmentationExperiment:
+def get_recipe(name: str) -> Experiment:
     """The experiment called `name`; UserError with near matches for an unknown one."""
     if name not in RECIPES:
         raise unknown_name("recipe", name, RECIPES)

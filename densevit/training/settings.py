@@ -15,12 +15,15 @@ import yaml
 
 from densevit.errors import UserError, unknown_name
 from densevit.training.config import SegmentationExperiment
-from densevit.training.recipes import get_recipe
+from densevit.training.config_classification import ClassificationExperiment
+from densevit.training.recipes import Experiment, get_recipe
 from densevit.training.setting_errors import wrong_type
 
-EXPERIMENTS: dict[str, type[Any]] = {"segmentation": SegmentationExperiment}
+EXPERIMENTS: dict[str, type[Any]] = {
+    "segmentation": SegmentationExperiment,
+    "classification": ClassificationExperiment,
+}
 """Task -> its experiment."""
-Experiment = SegmentationExperiment
 
 
 def resolve(

@@ -21,7 +21,7 @@ class ModelInfo:
     classes: tuple[str, ...]
     """Class names, in index order."""
     palette: tuple[tuple[int, int, int], ...]
-    """One RGB colour (0-255) per class."""
+    """One RGB colour (0-255) per class; none for classification."""
     mean: tuple[float, ...]
     """Per-channel mean of the input, on the 0-255 scale."""
     std: tuple[float, ...]

@@ -163,7 +163,7 @@ def _may_be_on_hub(source: str) -> bool:
 
 
 def _check_info(info: ModelInfo) -> None:
-    if len(info.palette) != len(info.classes):
+    if len(info.palette) != len(info.classes) and (info.palette or info.task != "classification"):
         raise UserError(f"info has {len(info.classes)} classes but {len(info.palette)} colours; give one for each")
     if len(info.mean) != len(info.std):
         raise UserError(f"info has {len(info.mean)} means but {len(info.std)} deviations; give one for each channel")

@@ -92,3 +92,37 @@ def test_stats(root, capsys):
     assert "mean: [15, 7, 0]" in capsys.readouterr().out
     assert main([*args, "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["std"] == pytest.approx([125**0.5, 0, 0])
+
+
+def test_classification_data(tmp_path, write_class_folders, capsys):
+    write_class_folders(tmp_path / "train", ["cat", "dog"], 2, size=(6, 4))
+    write_class_folders(tmp_path / "val", ["cat"], 1, size=(6, 4))
+    command = ["data", "check", "--data", "image_folder", "--root", str(tmp_path)]
+    assert main(command) == 0
+    out = capsys.readouterr().out
+    assert "4 images, 4 read" in out
+    assert "nothing stands in the way" in out
+    (tmp_path / "train" / "cat" / "0.png").write_text("text")
+    (tmp_path / "train" / "owl").mkdir()
+    assert main([*command, "--format", "json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [row["images"] for row in report["histogram"]] == [1, 2, 0]
+    assert report["unreadable"][0]["id"] == "train/cat/0.png"
+    assert any("1 classes have no image: owl" in problem for problem in report["problems"])
+    assert (report["smallest"], report["num_images"]) == ([4, 6], 4)
+
+
+def test_shards(tmp_path, write_shards, capsys):
+    write_shards(tmp_path, num_shards=2, samples_each=3)
+    command = ["--data", "shards", "--root", str(tmp_path)]
+    assert main(["data", "check", *command]) == 0
+    assert "6 images, 6 read" in capsys.readouterr().out
+    assert main(["data", "stats", *command]) == 0
+    assert "mean: [2.5, 1, 7]" in capsys.readouterr().out
+    (tmp_path / "train-002.tar").write_bytes((tmp_path / "train-000.tar").read_bytes())
+    (tmp_path / "train-001.tar").write_bytes((tmp_path / "train-001.tar").read_bytes()[:2500])
+    assert main(["data", "check", *command, "--format", "json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["num_read"] == 6  # of the first shard twice, none of the damaged one
+    assert report["doubled_ids"] == ["s000", "s001", "s002"]
+    assert "train-001.tar is cut short" in report["unreadable"][0]["reason"]

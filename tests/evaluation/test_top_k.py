@@ -66,12 +66,12 @@ def test_what_cannot_be_counted():
 
 def test_table_names_what_is_confused():
     confusion = np.array([[8, 2, 0], [1, 9, 0], [0, 0, 0]])
-    text = ClassificationScores.from_counts(confusion, top5_hits=20, classes=("cat", "dog", "owl")).table()
+    text = ClassificationScores.from_counts(confusion=confusion, top5_hits=20, classes=("cat", "dog", "owl")).table()
     assert "80.00" in text
     assert "dog (20 %)" in text
     assert "top-1 85.00 %" in text
     assert "20 images" in text
     many = ClassificationScores.from_counts(
-        np.diag(np.arange(40)), top5_hits=780, classes=tuple(f"class{i}" for i in range(40))
+        confusion=np.diag(np.arange(40)), top5_hits=780, classes=tuple(f"class{i}" for i in range(40))
     )
     assert "class39" not in many.table()  # the worst ten only, and only classes that occur

@@ -99,3 +99,17 @@ def test_dropout_and_checkpointing_are_passed_on():
     assert model.encoder.vit.pos_drop.p == 0.1
     assert model.encoder.vit.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
     assert model.decoder.dropout.p == 0.3
+
+
+def test_any_model_of_timm_is_a_classifier():
+    assert model_kind("resnet18") == "classification"
+    with torch.device("meta"):
+        model = create_model("swin_tiny_patch4_window7_224", num_classes=10, img_size=64, window_size=4, depths=(1,) * 4)
+        assert model(torch.empty(2, 3, 64, 64)).shape == (2, 10)
+    assert model.config["depths"] == (1,) * 4
+    with torch.device("meta"), pytest.raises(UserError, match="does not take these arguments: .*'wings'"):
+        create_model("resnet18", num_classes=10, wings=2)
+    with pytest.raises(UserError, match=r"unknown model 'resnet5O'; did you mean .*'resnet50'"):
+        create_model("resnet5O", num_classes=10)
+    with pytest.raises(UserError, match=r"unknown model 'zzz'; choose one of: hlg_large"):
+        create_model("zzz", num_classes=10)

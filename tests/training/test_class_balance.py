@@ -7,9 +7,8 @@ from torchvision import tv_tensors
 
 from densevit.data.base import SegmentationDataset
 from densevit.errors import UserError
-from densevit.training.class_balance import balanced_weights, class_pixels
+from densevit.training.class_balance import balanced_weights, class_pixels, class_weights
 from densevit.training.config import LossConfig
-from densevit.training.fit import class_weights
 
 
 class Masks(SegmentationDataset):

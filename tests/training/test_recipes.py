@@ -23,7 +23,8 @@ def key_of(experiment):
     return repr((experiment.model.name, {k: v for k, v in experiment.model.args.items() if k != "image_size"}))
 
 
-DISTINCT = {key_of(get_recipe(name)): name for name in reversed(RECIPES)}
+SEGMENTATION = [name for name in RECIPES if get_recipe(name).task == "segmentation"]
+DISTINCT = {key_of(get_recipe(name)): name for name in reversed(SEGMENTATION)}
 
 
 def shrink(experiment):
