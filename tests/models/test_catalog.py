@@ -104,10 +104,12 @@ def test_dropout_and_checkpointing_are_passed_on():
 def test_any_model_of_timm_is_a_classifier():
     assert model_kind("resnet18") == "classification"
     with torch.device("meta"):
-        model = create_model("swin_tiny_patch4_window7_224", num_classes=10, img_size=64, window_size=4, depths=(1,) * 4)
+        model = create_model(
+            "swin_tiny_patch4_window7_224", num_classes=10, img_size=64, window_size=4, depths=(1,) * 4
+        )
         assert model(torch.empty(2, 3, 64, 64)).shape == (2, 10)
     assert model.config["depths"] == (1,) * 4
-    with torch.device("meta"), pytest.raises(UserError, match="does not take these arguments: .*'wings'"):
+    with torch.device("meta"), pytest.raises(UserError, match=r"does not take these arguments: .*'wings'"):
         create_model("resnet18", num_classes=10, wings=2)
     with pytest.raises(UserError, match=r"unknown model 'resnet5O'; did you mean .*'resnet50'"):
         create_model("resnet5O", num_classes=10)
