@@ -52,7 +52,7 @@ def demo() -> SegmentationExperiment:
             photometric=False,
         ),
         optim=FROM_SCRATCH,
-        train=TrainConfig(num_steps=650, val_every_steps=130, log_every_steps=10),
+        train=TrainConfig(num_steps=550, val_every_steps=110, log_every_steps=10),
     )
 
 
