@@ -56,18 +56,21 @@ CIFAR10_MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "swin": (
         "swin_tiny_patch4_window7_224",
-        {"embed_dim": 32, "num_heads": (1, 2, 4, 8), "depths": (2, 2, 6, 2), "img_size": 64, "window_size": 4},
+        {"embed_dim": 32, "num_heads": (1, 2, 4, 8), "depths": (1, 1, 3, 1), "img_size": 64, "window_size": 4},
     ),
     "vit": (
         "vit_tiny_patch16_224",
-        {"embed_dim": 144, "num_heads": 3, "depth": 6, "img_size": 64, "patch_size": 8},
+        {"embed_dim": 96, "num_heads": 3, "depth": 3, "img_size": 64, "patch_size": 8},
     ),
 }
-"""HLG beside Swin-T and a plain ViT of about the same cost at 64 x 64 pixels: timm's name and arguments."""
+"""HLG beside Swin-T and a plain ViT of the same cost, 23 million MACs at 64 x 64: timm's names and arguments."""
 
 
 def cifar10(model: str = "hlg") -> ClassificationExperiment:
-    """CIFAR-10 from tar shards, enlarged to 64 x 64 so that four stages have something to look at."""
+    """CIFAR-10 from tar shards, enlarged to 64 x 64 so that four stages have something to look at; minutes on a CPU.
+
+    The last train shard is the validation set, so that the test shards stay unseen.
+    """
     name, args = CIFAR10_MODELS[model]
     paper = hlg_imagenet("hlg_tiny")
     return replace(
@@ -76,15 +79,14 @@ def cifar10(model: str = "hlg") -> ClassificationExperiment:
         data=ClassificationDataConfig(
             name="shards",
             args={"val_shards": 1},
-            batch_size=128,
+            batch_size=64,
             shuffle_buffer=5000,
             image_size=(64, 64),
-            scale=(0.35, 1.0),
+            scale=(0.5, 1.0),
             auto_augment=None,
-            color_jitter=0.2,
-            erase=0.1,
-            mixup=0.2,
-            mix_prob=0.5,
+            color_jitter=0.0,
+            erase=0.0,
+            mix_prob=0.0,
             crop_pct=1.0,
             mean=(125.3, 123.0, 113.9),
             std=(63.0, 62.1, 66.7),
@@ -92,7 +94,7 @@ def cifar10(model: str = "hlg") -> ClassificationExperiment:
         optim=replace(
             paper.optim, warmup_steps=200, warmup_ratio=1e-2, lr_batch_size=None, min_lr=1e-5, clip_grad_norm=1.0
         ),
-        train=TrainConfig(num_steps=3_000, val_every_steps=500, ema=0.999, num_sample_pictures=0),
+        train=TrainConfig(num_steps=2_000, val_every_steps=500, ema=0.999, num_sample_pictures=0),
     )
 
 

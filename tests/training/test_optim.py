@@ -9,7 +9,14 @@ from torch import nn
 from densevit.errors import UserError
 from densevit.models.catalog import create_model
 from densevit.training.config import OptimConfig
-from densevit.training.optim import build_optimizer, build_schedule, layer_depths, learning_rate, parameter_groups
+from densevit.training.optim import (
+    build_optimizer,
+    build_schedule,
+    layer_depths,
+    learning_rate,
+    parameter_groups,
+    scaled_to_batch,
+)
 
 SMALL = {"image_size": (32, 48), "channels": 16, "encoder_args": {"depth": 4, "embed_dim": 24, "num_heads": 2}}
 
@@ -130,3 +137,21 @@ def test_optimizers():
     adamw = build_optimizer(model, OptimConfig(optimizer="adamw", betas=(0.8, 0.9)))
     assert isinstance(adamw, torch.optim.AdamW)
     assert adamw.defaults["betas"] == (0.8, 0.9)
+
+
+def test_the_schedule_can_wait_for_the_warm_up():
+    config = {"schedule": "cosine", "warmup_steps": 20, "warmup_ratio": 0.01, "warmup_prefix": True, "min_lr": 0.02}
+    assert rate(0, **config) == pytest.approx(0.1 * 0.01)
+    assert rate(10, **config) == pytest.approx(0.1 * (0.01 + 0.99 / 2))
+    assert rate(20, **config) == pytest.approx(0.1)
+    assert rate(60, **config) == pytest.approx(0.06)
+    assert rate(100, **config) == pytest.approx(0.02)
+    assert rate(5, schedule="cosine", warmup_steps=200, warmup_prefix=True) > 0
+
+
+def test_rates_in_proportion_to_the_batch():
+    config = OptimConfig(lr=1e-3, min_lr=1e-5, lr_batch_size=1024)
+    scaled = scaled_to_batch(config, 256)
+    assert (scaled.lr, scaled.min_lr) == (pytest.approx(2.5e-4), pytest.approx(2.5e-6))
+    assert scaled_to_batch(scaled, 256) == scaled  # once only
+    assert scaled_to_batch(OptimConfig(lr=1e-3), 256).lr == 1e-3
