@@ -29,12 +29,16 @@ class InferenceConfig:
     def __post_init__(self) -> None:
         if self.mode not in ("whole", "slide"):
             raise UserError(f"eval.mode must be 'whole' or 'slide', not {self.mode!r}")
+        if self.resize is not None and min(self.resize) < 1:
+            raise UserError(f"eval.resize must have sides of at least 1 pixel, not {self.resize}")
+        if min(self.crop_size) < 1:
+            raise UserError(f"eval.crop_size must have sides of at least 1 pixel, not {self.crop_size}")
         if not all(1 <= step <= side for step, side in zip(self.stride, self.crop_size, strict=True)):
             raise UserError(f"eval.stride {self.stride} leaves gaps between windows of {self.crop_size}")
         if self.window_batch < 1:
             raise UserError(f"eval.window_batch must be at least 1, not {self.window_batch}")
-        if not self.scales or min(self.scales) <= 0:
-            raise UserError(f"eval.scales must be numbers above 0, not {self.scales}")
+        if not self.scales or not all(0.05 <= scale <= 10 for scale in self.scales):
+            raise UserError(f"eval.scales must be numbers in [0.05, 10], not {self.scales}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "InferenceConfig":

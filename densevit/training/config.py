@@ -123,6 +123,9 @@ class OptimConfig:
         require(0 <= self.min_lr <= self.lr, f"optim.min_lr must be in [0, optim.lr {self.lr}], not {self.min_lr}")
         require(self.head_lr_mult > 0, f"optim.head_lr_mult must be above 0, not {self.head_lr_mult}")
         require(0 <= self.momentum < 1, f"optim.momentum must be in [0, 1), not {self.momentum}")
+        require(all(0 <= beta < 1 for beta in self.betas), f"optim.betas must be in [0, 1), not {self.betas}")
+        require(self.poly_power > 0, f"optim.poly_power must be above 0, not {self.poly_power}")
+        require(0 <= self.warmup_ratio <= 1, f"optim.warmup_ratio must be in [0, 1], not {self.warmup_ratio}")
         require(0 < self.layer_decay <= 1, f"optim.layer_decay must be in (0, 1], not {self.layer_decay}")
         clip = self.clip_grad_norm
         require(clip is None or clip > 0, f"optim.clip_grad_norm must be above 0 or null, not {clip}")

@@ -155,3 +155,19 @@ def test_rates_in_proportion_to_the_batch():
     assert (scaled.lr, scaled.min_lr) == (pytest.approx(2.5e-4), pytest.approx(2.5e-6))
     assert scaled_to_batch(scaled, 256) == scaled  # once only
     assert scaled_to_batch(OptimConfig(lr=1e-3), 256).lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"betas": (0.9, 1.0)}, r"optim.betas must be in \[0, 1\), not \(0.9, 1.0\)"),
+        ({"betas": (-0.1, 0.9)}, "optim.betas"),
+        ({"poly_power": 0.0}, "optim.poly_power must be above 0, not 0.0"),
+        ({"warmup_ratio": -1e-6}, r"optim.warmup_ratio must be in \[0, 1\], not -1e-06"),
+        ({"warmup_ratio": 1.5}, "optim.warmup_ratio"),
+        ({"momentum": 1.0}, r"optim.momentum must be in \[0, 1\), not 1.0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(values, message):
+    with pytest.raises(UserError, match=message):
+        OptimConfig(**values)
