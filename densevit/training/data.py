@@ -7,6 +7,7 @@ any number of workers or devices.
 
 import signal
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import lightning as L
@@ -99,21 +100,32 @@ class SegmentationData(L.LightningDataModule):
         self.num_batches = num_batches
         self.seed = seed
         self.start_batch = 0
-        augment = train_transform(
-            crop_size=config.crop_size,
-            resize_base=config.resize_base,
-            ratio_range=config.ratio_range,
-            cat_max_ratio=config.cat_max_ratio,
-            flip=config.flip,
-            photometric=config.photometric,
-            mean=config.mean,
-            std=config.std,
-        )
-        self.train_set = self._dataset(config.train_split, augment)
         self.val_set = self._dataset(config.val_split, eval_transform(mean=config.mean, std=config.std))
-        self.classes: tuple[str, ...] = self.train_set.classes
-        self.palette: tuple[tuple[int, int, int], ...] = self.train_set.palette
-        self.ignore_index: int = self.train_set.ignore_index
+        self.classes: tuple[str, ...] = self.val_set.classes
+        self.palette: tuple[tuple[int, int, int], ...] = self.val_set.palette
+        self.ignore_index: int = self.val_set.ignore_index
+
+    @cached_property
+    def train_set(self) -> Any:
+        """The training split, augmented; made when it is first asked for, since scoring needs none."""
+        c = self.config
+        augment = train_transform(
+            crop_size=c.crop_size,
+            resize_base=c.resize_base,
+            ratio_range=c.ratio_range,
+            cat_max_ratio=c.cat_max_ratio,
+            flip=c.flip,
+            photometric=c.photometric,
+            mean=c.mean,
+            std=c.std,
+        )
+        dataset = self._dataset(c.train_split, augment)
+        if dataset.classes != self.classes:
+            raise UserError(
+                f"splits {c.train_split!r} and {c.val_split!r} of {c.name!r} have different classes; "
+                "give both the same class list"
+            )
+        return dataset
 
     def _dataset(self, split: str, transform: Any) -> Any:
         c = self.config

@@ -34,7 +34,7 @@ from densevit.training.config import ModelConfig, TrainConfig
 from densevit.training.metrics_csv import MetricsCSV
 from densevit.training.nan_guard import NaNGuard
 from densevit.training.progress import StepProgress
-from densevit.training.settings import Experiment, save_experiment
+from densevit.training.settings import Experiment, check_same_run, save_experiment
 from densevit.training.task import Scores, read_scores
 from densevit.training.tasks import TASKS
 from densevit.visualize.confusion import save_confusion
@@ -66,6 +66,8 @@ def fit(experiment: Experiment, run_dir: str | Path, *, resume: bool = False) ->
     run_dir = Path(run_dir)
     train = experiment.train
     last = _prepare_folder(run_dir, resume=resume)
+    if last and (run_dir / "config.yaml").is_file():
+        check_same_run(experiment, run_dir / "config.yaml")
     done, pending = read_position(last) if last else (0, False)
     if done > train.num_steps:
         raise UserError(f"{run_dir} is already at step {done} of {train.num_steps}; raise train.num_steps")
@@ -75,6 +77,7 @@ def fit(experiment: Experiment, run_dir: str | Path, *, resume: bool = False) ->
     kind = TASKS[experiment.task]
     data = kind.data(experiment.data, num_batches=train.num_steps * train.accumulate, seed=train.seed)
     data.start_batch = done * train.accumulate
+    _ = data.train_set  # made here, so that bad data leaves no run behind
     model = build_model(experiment.model, num_classes=len(data.classes), task=experiment.task)
     task = kind.task.for_data(experiment, model, data, training=True)
     stop = StopOnSignal(run_dir / CHECKPOINTS / LAST, accumulate=train.accumulate)

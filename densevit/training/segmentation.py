@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from densevit.errors import UserError
 from densevit.evaluation.mean_iou import MeanIoU
 from densevit.evaluation.scores import SegmentationScores
 from densevit.inference.segment import segment_labels
@@ -87,6 +88,8 @@ class SegmentationTask(Task):
     def pop_scores(self) -> SegmentationScores:
         scores: SegmentationScores = self.val_scores.compute()
         self.val_scores.reset()
+        if not sum(scores.support) and not self.in_sanity_check:
+            raise UserError("the validation split has no labelled pixel; see `densevit data check`")
         return scores
 
     def logged_scores(self, scores: SegmentationScores) -> dict[str, float]:

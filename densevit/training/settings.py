@@ -66,6 +66,24 @@ def save_experiment(experiment: Experiment, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
+MAY_CHANGE = ("data.root", "data.num_workers", "data.val_split", "eval.", "train.")
+"""Settings that a resumed run may change; what the checkpoint holds or what orders the samples may not."""
+MAY_NOT_CHANGE = ("train.seed", "train.accumulate", "train.ema")
+
+
+def check_same_run(experiment: Experiment, config: Path) -> None:
+    """UserError where `experiment` differs from the run's own `config` in what cannot change half-way."""
+    keys = setting_keys(type(experiment))
+    stored = _flatten(_read_yaml(config), keys)
+    asked = _flatten(experiment_to_dict(experiment), keys)
+    for key, value in asked.items():
+        if value != stored.get(key) and (key in MAY_NOT_CHANGE or not key.startswith(MAY_CHANGE)):
+            raise UserError(
+                f"a resumed run keeps its {key} ({stored.get(key)}, not {value}); "
+                "leave it as it is, or start a new run with --config"
+            )
+
+
 def setting_keys(experiment_type: type[Any]) -> list[str]:
     """Every dotted key, such as "train.num_steps"."""
     keys = []

@@ -91,6 +91,11 @@ class Task(L.LightningModule):
         """What the exported model needs to know about itself."""
 
     @property
+    def in_sanity_check(self) -> bool:
+        """Whether this is the trial batch that Lightning validates before training."""
+        return self._trainer is not None and self.trainer.sanity_checking
+
+    @property
     def used_model(self) -> nn.Module:
         """What is validated and exported: the moving average of the weights where one is kept."""
         return self.model if self.ema is None else self.ema.module

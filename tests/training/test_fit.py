@@ -161,7 +161,17 @@ def test_a_finished_run_can_be_resumed_for_longer(tiny, tmp_path, drawn_nothing)
     result = fit(tiny(optim={"schedule": "constant"}), run_dir, resume=True)
     assert "\n5," in (result.run_dir / "metrics.csv").read_text()
     with pytest.raises(UserError, match=r"already at step 5 of 4; raise train\.num_steps"):
-        fit(tiny(train={"num_steps": 4}), run_dir, resume=True)
+        fit(tiny(train={"num_steps": 4}, optim={"schedule": "constant"}), run_dir, resume=True)
+
+
+@pytest.mark.parametrize("change", [{"model": {"args": {"channels": 8}}}, {"optim": {"optimizer": "adamw"}}])
+def test_a_resumed_run_keeps_its_model_and_optimizer(change, tiny, tmp_path, drawn_nothing):
+    run_dir = tmp_path / "run"
+    fit(tiny(train={"num_steps": 2}), run_dir)
+    config = (run_dir / "config.yaml").read_text()
+    with pytest.raises(UserError, match=r"a resumed run keeps its (model\.args|optim\.optimizer)"):
+        fit(tiny(train={"num_steps": 4}, **change), run_dir, resume=True)
+    assert (run_dir / "config.yaml").read_text() == config
 
 
 def test_early_stopping(tiny, tmp_path, monkeypatch, drawn_nothing):
