@@ -73,7 +73,10 @@ def run(args: argparse.Namespace) -> int:
     pictures = find_pictures(args.pictures, out=out)
     writer = _checked_writer(args, pictures)
     _make_writable(out)
-    if read_info(args.model).task == "classification":
+    info = read_info(args.model)
+    if writer is not None and info.task == "segmentation":
+        _check_submission_classes(args.submission, info.classes)
+    if info.task == "classification":
         from densevit.cli.classify import classify
 
         return classify(args, pictures, out=out)
@@ -120,6 +123,14 @@ def _checked_writer(args: argparse.Namespace, pictures: "list[Path]") -> Any:
     writer = submission_writer(args.submission)
     check_submission_names(pictures)
     return writer
+
+
+def _check_submission_classes(server: str, classes: "tuple[str, ...]") -> None:
+    """UserError for a model whose classes are not those of the test server."""
+    from densevit.data.cityscapes import CLASSES
+    from densevit.evaluation.submission import check_classes
+
+    check_classes(server, classes, expected=CLASSES if server == "cityscapes" else None)
 
 
 def _predictor(args: argparse.Namespace) -> Any:

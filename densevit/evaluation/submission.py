@@ -1,6 +1,6 @@
 """Label maps as the test servers of ADE20K and Cityscapes want them: one index PNG for each image, in one folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +30,34 @@ def write_cityscapes(labels: NDArray[np.integer], *, stem: str, folder: Path) ->
 
 WRITERS: dict[str, Callable[..., Path]] = {"ade20k": write_ade20k, "cityscapes": write_cityscapes}
 
+NUM_CLASSES = {"ade20k": ADE20K_CLASSES, "cityscapes": len(CITYSCAPES_LABEL_IDS)}
+
 
 def submission_writer(name: str) -> Callable[..., Path]:
     """The writer of a test server by name; call it as `writer(labels, stem=..., folder=...)` for every image."""
     if name not in WRITERS:
         raise unknown_name("submission format", name, WRITERS)
     return WRITERS[name]
+
+
+def check_classes(name: str, classes: Sequence[str], *, expected: Sequence[str] | None = None) -> None:
+    """UserError unless a model with these class names, in index order, can be submitted to the test server `name`.
+
+    `expected` are the server's names in its order: a name of the model that stands elsewhere there is refused, upper
+    and lower case being alike; names that the server does not have (numbers, translations) are not judged.
+    """
+    count = NUM_CLASSES[name]
+    if len(classes) != count:
+        raise UserError(
+            f"--submission {name} needs a model of {count} classes, not {len(classes)}; use one trained on {name}"
+        )
+    place = {wanted.lower(): index for index, wanted in enumerate(expected or ())}
+    for index, own in enumerate(classes):
+        if place.get(own.lower(), index) != index:
+            raise UserError(
+                f"--submission {name} has {own!r} as class {place[own.lower()]}, the model as class {index}; "
+                f"use a model trained on {name}"
+            )
 
 
 def _checked(labels: NDArray[np.integer], num_classes: int, stem: str) -> NDArray[np.int64]:

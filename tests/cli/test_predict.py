@@ -65,6 +65,15 @@ def test_submission(model_file, photos, tmp_path):
     assert set(np.unique(Image.open(tmp_path / "s" / "a.png"))) <= {*range(7, 34)}
 
 
+def test_submission_of_a_model_with_other_classes(model_file, photos, tmp_path, capsys):
+    out = tmp_path / "s"
+    assert predict(model_file, photos / "a.jpg", "--out", out, "--submission", "ade20k") == 2
+    err = capsys.readouterr().err
+    assert "--submission ade20k needs a model of 150 classes, not 19" in err
+    assert len(err.strip().splitlines()) == 1
+    assert not list(out.glob("*"))
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

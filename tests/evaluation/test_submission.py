@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from densevit.data.cityscapes import CLASSES
 from densevit.errors import UserError
-from densevit.evaluation.submission import submission_writer, write_ade20k, write_cityscapes
+from densevit.evaluation.submission import check_classes, submission_writer, write_ade20k, write_cityscapes
 
 
 def test_ade20k_adds_one(tmp_path):
@@ -37,3 +38,14 @@ def test_classes_of_another_set_are_refused(tmp_path, name, value):
 def test_unknown_server_is_named():
     with pytest.raises(UserError, match="did you mean 'ade20k'"):
         submission_writer("ade20")
+
+
+def test_models_with_other_classes_are_refused():
+    check_classes("cityscapes", [name.title() for name in CLASSES], expected=CLASSES)
+    check_classes("cityscapes", [str(index) for index in range(19)], expected=CLASSES)
+    check_classes("ade20k", ["anything"] * 150)
+    with pytest.raises(UserError, match="ade20k needs a model of 150 classes, not 19"):
+        check_classes("ade20k", CLASSES)
+    swapped = ("Sidewalk", "Road", *CLASSES[2:])
+    with pytest.raises(UserError, match="has 'Sidewalk' as class 1, the model as class 0"):
+        check_classes("cityscapes", swapped, expected=CLASSES)
