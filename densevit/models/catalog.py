@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from typing import Any
 
@@ -61,7 +61,9 @@ def create_setr(
     code's choice: the class token alone for Naive and PUP on ViT and DeiT, none for MLA; all for other encoders.
     `decoder_args`: `num_upsamplings` (PUP), `classifier_kernel_size` and `align_corners` (MLA).
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size and (image_size[0], image_size[1])
+    size = _checked_size(image_size)
+    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+        raise UserError(f"channels must be a whole number of at least 1, not {channels!r}")
     vit = create_vit(
         ENCODERS.get(encoder, encoder),
         image_size=size,
@@ -102,6 +104,16 @@ def create_setr(
         neck=neck,
         auxiliary_heads=aux_heads,
     )
+
+
+def _checked_size(image_size: int | Sequence[int] | None) -> tuple[int, int] | None:
+    """(H, W) of a number or a pair; UserError for anything but whole pixels of at least 1."""
+    if image_size is None:
+        return None
+    sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
+    if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
+        raise UserError(f"image_size must be height and width of at least 1 pixel, or one number, not {image_size!r}")
+    return sides[0], sides[1]
 
 
 def _setr_builder(decoder: str, encoder: str) -> Callable[..., nn.Module]:

@@ -55,20 +55,73 @@ def create_vit(
 
 
 def build_timm(name: str, *, pretrained: bool, **args: Any) -> Any:
-    """`timm.create_model`, with UserError for what a user can get wrong and for weights that cannot be had."""
+    """`timm.create_model`, with UserError for what a user can get wrong and for weights that cannot be had.
+
+    `pretrained` fills every parameter but the classifier's, which is drawn afresh for another number of classes;
+    UserError if `args` make a model with parameters that timm's weights do not hold.
+    """
     try:
-        return timm.create_model(name, pretrained=pretrained, **args)
+        model = timm.create_model(name, **args)
     except TypeError as error:
         raise UserError(f"{name!r} does not take these arguments: {error}") from error
-    except Exception as error:  # whatever the network and the hub's client raise
+    except Exception as error:  # whatever the constructors raise: AssertionError, ZeroDivisionError ...
         if "Invalid pretrained tag" in str(error):
             arch, _, tag = name.partition(".")
             tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{arch}.*")]
             raise unknown_name(f"weights of {arch}", tag, tags) from error
-        if not pretrained:
-            raise
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"timm could not provide weights for {name!r} ({reason}); give a local file") from error
+        if isinstance(error, OSError) or ":" in name:  # of a hub's models even the description is fetched
+            raise _no_weights(name, error) from error
+        given = ", ".join(f"{key}={value!r}" for key, value in args.items())
+        raise UserError(f"timm cannot build {name!r} with {given} ({_reason(error)}); change these") from error
+    if pretrained:
+        _copy_weights(_load_all(name, args), model)
+    return model
+
+
+def _load_all(name: str, args: Mapping[str, Any]) -> nn.Module:
+    """The model with timm's weights and the classifier they hold: for another one timm loads without checking."""
+    own_classes = {key: value for key, value in args.items() if key != "num_classes"}
+    try:
+        try:
+            return timm.create_model(name, pretrained=True, **own_classes)
+        except RuntimeError as error:
+            if "Error(s) in loading state_dict" not in str(error):
+                raise
+            if "Missing key" in str(error) or "size mismatch" in str(error):
+                given = ", ".join(f"{key}={value!r}" for key, value in own_classes.items())
+                raise UserError(
+                    f"timm's weights for {name!r} do not fill the model that {given} makes ({_unfilled(error)}); "
+                    "leave these arguments at their defaults or train without pretrained weights"
+                ) from error
+            # What the weights hold beyond the model, such as the last blocks of a shallower one, is left out
+            return timm.create_model(name, pretrained=True, **args)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the network and the hub's client raise
+        raise _no_weights(name, error) from error
+
+
+def _no_weights(name: str, error: Exception) -> UserError:
+    return UserError(f"timm could not provide weights for {name!r} ({_reason(error)}); give a local file")
+
+
+def _copy_weights(source: nn.Module, model: nn.Module) -> None:
+    """Copy every tensor that both models have at one shape; they differ in the classifier alone."""
+    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    same = {key: tensor for key, tensor in source.state_dict().items() if shapes.get(key) == tensor.shape}
+    model.load_state_dict(same, strict=False)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error, or its kind where it says nothing."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def _unfilled(error: RuntimeError) -> str:
+    """The first complaint of `load_state_dict` in one line."""
+    line = next(line for line in str(error).split("\n") if "Missing key" in line or "size mismatch" in line)
+    line = line.strip().rstrip(". ")
+    return line if len(line) <= 160 else f"{line[:160]} ..."
 
 
 def set_grid(vit: PlainViT, image_size: tuple[int, int], *, keep: bool, mode: PositionResize = "bilinear") -> None:
