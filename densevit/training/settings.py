@@ -74,7 +74,7 @@ MAY_NOT_CHANGE = ("train.seed", "train.accumulate", "train.ema")
 def check_same_run(experiment: Experiment, config: Path) -> None:
     """UserError where `experiment` differs from the run's own `config` in what cannot change half-way."""
     keys = setting_keys(type(experiment))
-    stored = _flatten(_read_yaml(config), keys)
+    stored = _flatten(experiment_to_dict(resolve(config=config)), keys)
     asked = _flatten(experiment_to_dict(experiment), keys)
     for key, value in asked.items():
         if value != stored.get(key) and (key in MAY_NOT_CHANGE or not key.startswith(MAY_CHANGE)):
