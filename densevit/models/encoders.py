@@ -61,7 +61,7 @@ def build_timm(name: str, *, pretrained: bool, **args: Any) -> Any:
     UserError if `args` make a model with parameters that timm's weights do not hold.
     """
     try:
-        model = timm.create_model(name, **args)
+        model = timm.create_model(name, pretrained=False, **args)
     except TypeError as error:
         raise UserError(f"{name!r} does not take these arguments: {error}") from error
     except Exception as error:  # whatever the constructors raise: AssertionError, ZeroDivisionError ...
