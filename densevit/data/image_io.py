@@ -65,6 +65,8 @@ def image_from_bytes(data: bytes, *, channels: int = 3, source: object = "image"
 def picture_to_image(picture: Image.Image, *, channels: int = 3, source: object = "image") -> tv_tensors.Image:
     """A decoded Pillow picture to uint8 (channels, H, W), as `read_image` does; `channels` is 1, 3 or 4."""
     picture = _eight_bit(ImageOps.exif_transpose(picture), source)
+    if channels == 4 and not picture.has_transparency_data:
+        raise UserError(f"{source} has no fourth channel, which the model or data set wants; give RGBA or a .npy array")
     array = np.array(picture.convert(_MODES[channels]))
     return tv_tensors.Image(torch.from_numpy(array.reshape(*array.shape[:2], channels)).permute(2, 0, 1).contiguous())
 

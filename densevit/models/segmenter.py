@@ -53,7 +53,10 @@ class Segmenter(nn.Module):
     def features(self, images: Tensor) -> Sequence[Tensor]:
         """The maps (strides depend on the encoder) that the decoder reads."""
         if images.ndim != 4 or images.shape[1] != self.in_channels:
-            raise UserError(f"images must be (B, {self.in_channels}, H, W), not {tuple(images.shape)}")
+            raise UserError(
+                f"images must be (B, {self.in_channels}, H, W), not {tuple(images.shape)}; "
+                "the model's in_channels (model.args.in_channels) and the data's channels must agree"
+            )
         (H, W), (P, Q) = images.shape[-2:], self.padded_size(images)
         if (P, Q) != (H, W):
             images = F.pad(images, (0, Q - W, 0, P - H))

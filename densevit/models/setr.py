@@ -75,7 +75,7 @@ class MLANeck(nn.Module):
     """Top-down aggregation of M maps of one resolution: M x (B, C, h, w), shallow first -> M x (B, D, h, w).
 
     Each stream: LN, 1x1 conv; the deepest is added to the next shallower, and so on; a 3x3 conv follows each sum.
-    Part of the encoder as far as learning rates go (in the authors' configuration the x10 head rate does not apply here).
+    Part of the encoder as far as learning rates go: the authors' x10 rate of the heads does not apply here.
     """
 
     def __init__(self, in_channels: int, *, num_streams: int = 4, channels: int = 256, norm: NormName = "batch"):
