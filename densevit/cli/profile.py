@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from densevit.benchmark.profile import profile_model
     from densevit.errors import UserError
     from densevit.inference.device import choose_device, choose_dtype
-    from densevit.models.catalog import create_model
+    from densevit.models.catalog import create_model, takes_argument
 
     image_size = (args.size[0], args.size[1])
     if min(*image_size, args.batch_size, args.repeats) < 1:
@@ -43,8 +43,10 @@ def run(args: argparse.Namespace) -> int:
             "must all be at least 1"
         )
     choose_device(args.device), choose_dtype(args.dtype)  # wrong names are told before the work
+    # learned positions count as they would be trained: on the grid of this size
+    at_size = {"image_size": image_size} if takes_argument(args.model, "image_size") else {}
     with torch.device("meta"):
-        model = create_model(args.model, num_classes=args.num_classes)
+        model = create_model(args.model, num_classes=args.num_classes, **at_size)
     profile = profile_model(model, image_size=image_size, measure=False)
     if not args.count_only:
         try:

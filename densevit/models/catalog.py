@@ -185,6 +185,11 @@ def create_model(name: str, *, num_classes: int, **kwargs: Any) -> nn.Module:
     return model
 
 
+def takes_argument(name: str, argument: str) -> bool:
+    """Whether `create_model(name, ...)` names `argument`. UserError for an unknown model."""
+    return argument in inspect.signature(_find(name)[1]).parameters
+
+
 def _find(name: str) -> tuple[str, Callable[..., nn.Module]]:
     for kind, models in KINDS.items():
         if name in models:
