@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from densevit.errors import unknown_name
-from densevit.training.config import LossConfig
+from densevit.training.config import LOSSES, LossConfig
 from densevit.training.region_losses import dice_loss, lovasz_softmax
 
 MeanOver = Literal["labelled", "all"]
@@ -60,7 +60,7 @@ def segmentation_loss(
         elif name == "lovasz":
             value = lovasz_softmax(logits, target, ignore_index=ignore_index)
         else:
-            raise unknown_name("loss", name, ("cross_entropy", "ohem", "focal", "dice", "lovasz"))
+            raise unknown_name("loss", name, LOSSES)
         total = total + weight * value
     return total
 
