@@ -16,6 +16,8 @@ from densevit.models.encoders import build_timm, create_vit
 from densevit.models.hlg import HLG, HLG_VARIANTS, create_hlg
 from densevit.models.layers import NormName
 from densevit.models.position import PositionResize
+from densevit.models.pyramid import PYRAMIDS, is_pyramid
+from densevit.models.pyramid_segmenter import PYRAMID_DECODERS, create_pyramid_segmenter
 from densevit.models.segmenter import Segmenter
 from densevit.models.setr import SETR_DECODERS, auxiliary_blocks, build_setr_parts, mla_blocks
 from densevit.models.vit import PrefixTokens, ViTEncoder
@@ -124,6 +126,14 @@ def _setr_builder(decoder: str, encoder: str) -> Callable[..., nn.Module]:
     return build
 
 
+def _pyramid_builder(decoder: str, encoder: str) -> Callable[..., nn.Module]:
+    def build(**kwargs: Any) -> nn.Module:
+        return create_pyramid_segmenter(decoder, encoder, **kwargs)
+
+    build.__signature__ = inspect.signature(create_pyramid_segmenter)  # type: ignore[attr-defined]
+    return build
+
+
 def _hlg_builder(name: str) -> Callable[..., nn.Module]:
     def build(**kwargs: Any) -> nn.Module:
         return create_hlg(name, **kwargs)
@@ -141,7 +151,16 @@ def _timm_builder(name: str) -> Callable[..., nn.Module]:
 
 
 SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
-    f"setr_{decoder}_{encoder}": _setr_builder(decoder, encoder) for decoder in SETR_DECODERS for encoder in ENCODERS
+    **{
+        f"setr_{decoder}_{encoder}": _setr_builder(decoder, encoder)
+        for decoder in SETR_DECODERS
+        for encoder in ENCODERS
+    },
+    **{
+        f"{decoder}_{encoder}": _pyramid_builder(decoder, encoder)
+        for decoder in PYRAMID_DECODERS
+        for encoder in PYRAMIDS
+    },
 }
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {name: _hlg_builder(name) for name in HLG_VARIANTS}
 KINDS: dict[str, dict[str, Callable[..., nn.Module]]] = {"segmentation": SEGMENTERS, "classification": CLASSIFIERS}
@@ -197,6 +216,10 @@ def _find(name: str) -> tuple[str, Callable[..., nn.Module]]:
     open_ended = re.fullmatch(r"setr_(naive|pup|mla)_(.+)", name)
     if open_ended and timm.is_model(open_ended[2]):
         return "segmentation", _setr_builder(open_ended[1], open_ended[2])
+    for decoder in PYRAMID_DECODERS:
+        encoder = name.removeprefix(f"{decoder}_")
+        if encoder != name and is_pyramid(encoder):
+            return "segmentation", _pyramid_builder(decoder, encoder)
     if timm.is_model(name):
         return "classification", _timm_builder(name)
     ours = unknown_name("model", name, list_models())
