@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from densevit.errors import UserError, unknown_name
+from densevit.models.detector_catalog import DETECTORS, find_detector
 from densevit.models.encoders import build_timm, create_vit
 from densevit.models.hlg import HLG, HLG_VARIANTS, create_hlg
 from densevit.models.layers import NormName
@@ -163,7 +164,11 @@ SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
     },
 }
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {name: _hlg_builder(name) for name in HLG_VARIANTS}
-KINDS: dict[str, dict[str, Callable[..., nn.Module]]] = {"segmentation": SEGMENTERS, "classification": CLASSIFIERS}
+KINDS: dict[str, dict[str, Callable[..., nn.Module]]] = {
+    "segmentation": SEGMENTERS,
+    "detection": DETECTORS,
+    "classification": CLASSIFIERS,
+}
 
 
 def list_models(pattern: str = "*", *, kind: str | None = None) -> list[str]:
@@ -220,6 +225,9 @@ def _find(name: str) -> tuple[str, Callable[..., nn.Module]]:
         encoder = name.removeprefix(f"{decoder}_")
         if encoder != name and is_pyramid(encoder):
             return "segmentation", _pyramid_builder(decoder, encoder)
+    detector = find_detector(name)
+    if detector is not None:
+        return "detection", detector
     if timm.is_model(name):
         return "classification", _timm_builder(name)
     ours = unknown_name("model", name, list_models())
