@@ -1,11 +1,11 @@
 """Training curves from the `metrics.csv` of Lightning's CSV logger: loss, scores and learning rate over steps."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from densevit.errors import UserError
+from densevit.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 Series = tuple[list[int], list[float]]
 """Steps and the values logged at them."""
 
-PANELS = {"loss": ("loss",), "score": ("miou", "iou", "acc", "map"), "learning rate": ("lr",)}
+PANELS = {"loss": ("loss",), "score": ("miou", "iou", "acc", "top", "ap"), "learning rate": ("lr",)}
 """Panel title and the parts of a column's name that put it there, tried in this order."""
 
 
@@ -62,15 +62,35 @@ def save_curves(metrics_csv: Path | str, path: Path | str) -> None:
     figure.set_layout_engine("constrained", wspace=0.06)
     FigureCanvasAgg(figure)
     for axes, panel in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
-        _draw_panel(axes, panel, panels[panel])
+        _draw_panel(axes, panel, dict(sorted(panels[panel].items())))
+    figure.savefig(path)
+
+
+def save_comparison(runs: Mapping[str, Path | str], path: Path | str, *, columns: Sequence[str]) -> None:
+    """Draw several runs into one PNG, a panel for each of `columns`: `runs` maps the legend's text to a metrics.csv.
+
+    UserError where a run has not logged a column.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    read = {label: read_metrics(file) for label, file in runs.items()}
+    figure = Figure(figsize=(5.2 * len(columns), 3.8), dpi=120)
+    figure.set_layout_engine("constrained", wspace=0.06)
+    FigureCanvasAgg(figure)
+    for axes, column in zip(figure.subplots(1, len(columns), squeeze=False)[0], columns, strict=True):
+        for label, series in read.items():
+            if column not in series:
+                raise unknown_name(f"column of {runs[label]}", column, series)
+        _draw_panel(axes, column, {label: series[column] for label, series in read.items()})
     figure.savefig(path)
 
 
 def _draw_panel(axes: "Axes", title: str, curves: Mapping[str, Series]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for name, (steps, values) in sorted(curves.items()):
-        many = title == "loss" and len(steps) > 60
+    for name, (steps, values) in curves.items():
+        many = "loss" in title and len(steps) > 60
         marker = "o" if len(steps) <= 30 else None
         (line,) = axes.plot(steps, values, linewidth=1 if many else 1.6, alpha=0.3 if many else 1, marker=marker, ms=3)
         if many:  # noisy per-step values: their running mean on top
@@ -82,7 +102,7 @@ def _draw_panel(axes: "Axes", title: str, curves: Mapping[str, Series]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.grid(color="#e4e6ea", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    if title == "score":
+    if title == "score" or panel_of(title) == "score":
         axes.set_ylim(0, max(1.0, *(max(values) for _, values in curves.values())))
     axes.legend(frameon=False, fontsize=9)
 

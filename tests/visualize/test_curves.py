@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from densevit.errors import UserError
-from densevit.visualize.curves import panel_of, read_metrics, save_curves
+from densevit.visualize.curves import panel_of, read_metrics, save_comparison, save_curves
 
 LOG = "epoch,step,train/loss,val/miou,lr-SGD/pg1\n0,0,2.5,,0.01\n0,9,1.5,,0.005\n0,9,,0.25,\n1,19,,0.5,\n"
 
@@ -58,3 +58,19 @@ def test_missing_or_empty_logs_are_named(tmp_path):
     path.write_text("step,images_per_s\n0,5\n")
     with pytest.raises(UserError, match="neither a loss"):
         save_curves(path, tmp_path / "x.png")
+
+
+def test_comparison_has_one_line_per_run_in_each_panel(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    for name, top in (("a", 0.5), ("b", 0.6)):
+        (tmp_path / f"{name}.csv").write_text(f"step,train/loss,val/top1\n1,2.0,\n2,1.0,{top}\n")
+    drawn = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda self, x, y, **kw: drawn.append((x, y)) or plot(self, x, y, **kw))
+    runs = {"A": tmp_path / "a.csv", "B": tmp_path / "b.csv"}
+    save_comparison(runs, tmp_path / "c.png", columns=["train/loss", "val/top1"])
+    assert drawn == [([1, 2], [2.0, 1.0])] * 2 + [([2], [0.5]), ([2], [0.6])]
+    assert (tmp_path / "c.png").stat().st_size > 1000
+    with pytest.raises(UserError, match="val/mIoU"):
+        save_comparison(runs, tmp_path / "d.png", columns=["val/mIoU"])
