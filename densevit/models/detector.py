@@ -5,13 +5,13 @@ Shapes: B images of sizes (H_i, W_i), P Q the sides of the padded batch, N objec
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from math import ceil, floor
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.roi_heads import paste_masks_in_image
 from torchvision.ops import FeaturePyramidNetwork
 
 from densevit.errors import UserError
@@ -140,9 +140,22 @@ class Detector(nn.Module):
 def paste_masks(probs: Tensor, boxes: Tensor, *, size: Size, threshold: float) -> Tensor:
     """Masks (n, 1, S, S) in boxes (n, 4) -> bool (n, H, W) where the probability is above `threshold`.
 
-    One after another: as numbers, the masks of a large image would fill gigabytes.
+    Read at the centre of every pixel whose centre is in the box. (torchvision's `paste_masks_in_image` first rounds the
+    box to whole pixels, and holds all masks as numbers, which of a large image are gigabytes.)
     """
     masks = torch.zeros((len(boxes), *size), dtype=torch.bool, device=boxes.device)
-    for i in range(len(boxes)):
-        masks[i] = paste_masks_in_image(probs[i : i + 1], boxes[i : i + 1], size)[0, 0] > threshold
+    for i, (left, top, right, bottom) in enumerate(boxes.tolist()):
+        rows, y = _centres(top, bottom, size[0], boxes)
+        columns, x = _centres(left, right, size[1], boxes)
+        if len(y) and len(x):
+            grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None]  # (1, h, w, 2)
+            inside = F.grid_sample(probs[i][None], grid, padding_mode="border", align_corners=False)
+            masks[i, rows, columns] = inside[0, 0] > threshold
     return masks
+
+
+def _centres(low: float, high: float, length: int, like: Tensor) -> tuple[slice, Tensor]:
+    """The pixels 0 .. length - 1 with a centre in [low, high], and their places in it from -1 to 1."""
+    first, stop = max(ceil(low - 0.5), 0), min(floor(high - 0.5) + 1, length)
+    centres = torch.arange(first, max(stop, first), device=like.device, dtype=like.dtype) + 0.5
+    return slice(first, stop), (centres - low) / max(high - low, 1e-6) * 2 - 1

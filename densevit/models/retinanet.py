@@ -48,37 +48,32 @@ class RetinaNet(Detector):
         super().__init__(encoder, fpn, num_classes=num_classes, in_channels=in_channels)
         scales = [anchor_scale * 2 ** (i / 3) for i in range(3)]
         self.anchors = PyramidAnchors(strides=RETINANET_STRIDES, scales=scales, ratios=anchor_ratios)
-        self.head = RetinaNetHead(channels, len(scales) * len(anchor_ratios), num_classes)
+        self.heads = RetinaNetHead(channels, len(scales) * len(anchor_ratios), num_classes)
         self.box_coder = BoxCoder(weights=(1.0, 1.0, 1.0, 1.0))
 
     def losses(self, batch: ImageList, maps: Sequence[Tensor], targets: Sequence[Target]) -> dict[str, Tensor]:
         """{"classification", "box"}."""
-        outputs = {name: x.float() for name, x in self.head(list(maps)).items()}
+        outputs = {name: x.float() for name, x in self.heads(list(maps)).items()}
         anchors = self.anchors(batch, list(maps))
         matched = [
             match_boxes(target["boxes"], each, foreground=FOREGROUND, background=BACKGROUND, keep_best=True)
             for target, each in zip(targets, anchors, strict=True)
         ]
-        losses = self.head.compute_loss(targets, outputs, anchors, matched)
+        losses = self.heads.compute_loss(targets, outputs, anchors, matched)
         return {"classification": losses["classification"], "box": losses["bbox_regression"]}
 
     def detect(self, batch: ImageList, maps: Sequence[Tensor]) -> list[Detections]:
         """Non-maximum suppression of each class, over the best `CANDIDATES` of every level."""
-        outputs = self.head(list(maps))
+        outputs = self.heads(list(maps))
         scores, offsets = outputs["cls_logits"].float().sigmoid(), outputs["bbox_regression"].float()
         anchors = self.anchors(batch, list(maps))[0]
         per_cell = self.anchors.num_anchors_per_location()[0]
         levels = [x.shape[-2] * x.shape[-1] * per_cell for x in maps]
-        return [
-            self._keep_best(
-                [
-                    self._candidates(*level)
-                    for level in zip(scores[i].split(levels), offsets[i].split(levels), anchors.split(levels))
-                ],
-                size,
-            )
-            for i, size in enumerate(batch.image_sizes)
-        ]
+        found = []
+        for i, size in enumerate(batch.image_sizes):
+            parts = (x.split(levels) for x in (scores[i], offsets[i], anchors))
+            found.append(self._keep_best([self._candidates(*level) for level in zip(*parts, strict=True)], size))
+        return found
 
     def _candidates(self, scores: Tensor, offsets: Tensor, anchors: Tensor) -> Detections:
         """The best boxes of one level: scores (n, K), offsets and anchors (n, 4) -> up to `CANDIDATES` of them."""

@@ -1,4 +1,4 @@
-"""What Mask R-CNN does with its proposals (He et al., 2017): class, box and mask of each, with the settings of Table 11.
+"""What Mask R-CNN does with its proposals (He et al., 2017): class, box, mask, with the settings of Table 11.
 
 512 proposals and true boxes are drawn per image, at most a quarter foreground (IoU from 0.5). Two fully connected
 layers on 7 x 7 features; four convolutions on 14 x 14 features give masks of 28 x 28. Unlike in torchvision the loss of
