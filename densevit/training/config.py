@@ -95,10 +95,12 @@ class OptimConfig:
     """Betas of AdamW."""
     weight_decay: float = 0.0
     """Weight decay; never on norms, biases, positions and class tokens for AdamW."""
-    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    schedule: Literal["poly", "cosine", "step", "constant"] = "poly"
     """Shape of the learning rate after warm-up."""
     poly_power: float = 0.9
     """Exponent of the poly schedule."""
+    milestones: tuple[float, ...] = ()
+    """Shares of the training after which the step schedule goes down to a tenth, such as 8/12 and 11/12."""
     min_lr: float = 0.0
     """Floor of the learning rate, the same for every group."""
     warmup_steps: int = 0
@@ -125,6 +127,11 @@ class OptimConfig:
         require(0 <= self.momentum < 1, f"optim.momentum must be in [0, 1), not {self.momentum}")
         require(all(0 <= beta < 1 for beta in self.betas), f"optim.betas must be in [0, 1), not {self.betas}")
         require(self.poly_power > 0, f"optim.poly_power must be above 0, not {self.poly_power}")
+        stones, rising = self.milestones, tuple(sorted(set(self.milestones)))
+        in_range = all(0 < stone < 1 for stone in stones) and stones == rising
+        require(in_range, f"optim.milestones must be rising numbers between 0 and 1, not {stones}")
+        needs = self.schedule == "step" and not stones
+        require(not needs, "optim.schedule=step needs optim.milestones, such as [0.67,0.92]")
         require(0 <= self.warmup_ratio <= 1, f"optim.warmup_ratio must be in [0, 1], not {self.warmup_ratio}")
         require(0 < self.layer_decay <= 1, f"optim.layer_decay must be in (0, 1], not {self.layer_decay}")
         clip = self.clip_grad_norm

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
@@ -40,9 +41,7 @@ def evaluate(
     total = None if isinstance(loader.dataset, IterableDataset) else len(loader)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(experiment.train.precision)
     for index, batch in enumerate(track(loader, total)):
-        on_device = {
-            key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()
-        }
+        on_device = move_data_to_device(batch, torch.device(device))
         with torch.autocast(torch.device(device).type, dtype=dtype, enabled=dtype is not None):
             task.validation_step(on_device, index)
     return task.pop_scores()

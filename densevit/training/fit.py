@@ -8,7 +8,7 @@ runs/NAME/
   checkpoints/         best.ckpt (by score, weights only), last.ckpt (to resume)
   model.safetensors    the best model with its class names, for `predict`, `validate`, `Predictor`
   config.json, README.md   the same to read, and a model card
-  scores.json, confusion.csv, confusion.png
+  scores.json          (of classes of pixels or images: confusion.csv and confusion.png as well)
 """
 
 import json
@@ -26,7 +26,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from densevit.errors import UserError
-from densevit.evaluation.scores import write_confusion_csv
+from densevit.evaluation.scores import SegmentationScores, write_confusion_csv
+from densevit.evaluation.top_k import ClassificationScores
 from densevit.models.catalog import create_model, model_kind
 from densevit.training.callbacks import StopOnSignal
 from densevit.training.checkpoints import BEST, LAST, AtomicCheckpointIO, SaveCheckpoints, ValidateAtEnd, read_position
@@ -190,9 +191,11 @@ def _result(run_dir: Path) -> FitResult:
 
 
 def write_scores(scores: Scores, folder: Path) -> None:
-    """`scores.json`, `confusion.csv` and, where it stays legible, `confusion.png`."""
+    """`scores.json`; of classes of pixels or images also `confusion.csv` and, where legible, `confusion.png`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scores.json").write_text(json.dumps(scores.to_dict(), indent=2) + "\n", encoding="utf-8")
+    if not isinstance(scores, (SegmentationScores, ClassificationScores)):
+        return
     write_confusion_csv(scores, folder / "confusion.csv")
     if len(scores.classes) <= LARGEST_PICTURE:
         save_confusion(scores.confusion, folder / "confusion.png", classes=scores.classes)

@@ -1,5 +1,6 @@
 """Stops on numbers that are no numbers, before they reach a checkpoint, and names where they began."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.errors import UserError
+from densevit.training.task import Batch, Task
 
 
 class NaNGuard(L.Callback):
@@ -18,12 +20,12 @@ class NaNGuard(L.Callback):
 
     def __init__(self, every_steps: int):
         self.every_steps = every_steps
-        self._images: Tensor | None = None
+        self._batch: Batch | None = None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._images = batch["image"]
+        self._batch = batch
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
         # before the update, which would spread the damage to every weight
@@ -39,14 +41,15 @@ class NaNGuard(L.Callback):
 
     def _check_weights(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         sums = [parameter.detach().sum(dtype=torch.float32) for parameter in pl_module.parameters()]
-        if self._images is not None and not torch.isfinite(torch.stack(sums)).all():
+        if self._batch is not None and not torch.isfinite(torch.stack(sums)).all():
             self._refuse(trainer, pl_module, "weights became infinite or NaN")
 
     def _refuse(self, trainer: L.Trainer, pl_module: L.LightningModule, what: str) -> None:
-        assert self._images is not None
-        model: nn.Module = pl_module.model  # type: ignore[assignment]
+        assert isinstance(pl_module, Task)
+        batch = self._batch
+        assert batch is not None
         with trainer.precision_plugin.forward_context():
-            culprit = first_bad_tensor(model, self._images)
+            culprit = first_bad_tensor(pl_module.model, batch["image"], forward=lambda: pl_module.probe(batch))
         raise UserError(
             f"{what} at step {trainer.global_step + trainer.training} (first bad tensor: {culprit}); "
             "lower optim.lr, set optim.clip_grad_norm=1, or train in fp32; earlier checkpoints are intact"
@@ -54,9 +57,14 @@ class NaNGuard(L.Callback):
 
 
 @torch.no_grad()
-def first_bad_tensor(model: nn.Module, images: Tensor) -> str:
-    """Name the input, the parameter or the first module output that holds a NaN or an infinity."""
-    if not torch.isfinite(images).all():
+def first_bad_tensor(
+    model: nn.Module, images: Tensor | Sequence[Tensor], *, forward: Callable[[], object] | None = None
+) -> str:
+    """Name the input, the parameter or the first module output that holds a NaN or an infinity.
+
+    `forward` runs the model once; None: on the images alone.
+    """
+    if not all(torch.isfinite(image).all() for image in images):
         return "the input images"
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
@@ -72,7 +80,7 @@ def first_bad_tensor(model: nn.Module, images: Tensor) -> str:
 
     handles = [m.register_forward_hook(look(n)) for n, m in model.named_modules() if not list(m.children())]
     try:
-        model(images)
+        (forward or (lambda: model(images)))()
     finally:
         for handle in handles:
             handle.remove()

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from densevit.errors import UserError
 from densevit.training.config import OptimConfig
 
-HEAD_PREFIXES = ("decoder.", "auxiliary_heads.")
+HEAD_PREFIXES = ("decoder.", "auxiliary_heads.", "fpn.", "heads.", "rpn.", "roi_heads.")
 """Parameters trained at `head_lr_mult` times the rate; the neck of MLA is no head."""
 
 UNDECAYED = ("pos_embed", "cls_token", "dist_token", "reg_token", "bias_tables", "relative_bias")
@@ -75,9 +75,9 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> Optimizer:
 def learning_rate(step: int, *, base_lr: float, num_steps: int, config: OptimConfig) -> float:
     """Learning rate of update `step` (from 0) for a group whose full rate is `base_lr`.
 
-    poly: (base - min) * (1 - step / num_steps) ** power + min, with the same floor for every group. During the warm-up
-    the scheduled rate is multiplied by a factor that rises linearly from `warmup_ratio` to 1. With `warmup_prefix` the
-    schedule waits at its start until the warm-up is over.
+    poly: (base - min) * (1 - step / num_steps) ** power + min, with the same floor for every group. step: a tenth
+    after each milestone. During the warm-up the scheduled rate is multiplied by a factor that rises linearly from
+    `warmup_ratio` to 1. With `warmup_prefix` the schedule waits at its start until the warm-up is over.
     """
     waits = config.warmup_steps if config.warmup_prefix else 0
     progress = min(max(step - waits, 0) / max(num_steps - waits, 1), 1.0)
@@ -85,6 +85,8 @@ def learning_rate(step: int, *, base_lr: float, num_steps: int, config: OptimCon
         share = (1 - progress) ** config.poly_power
     elif config.schedule == "cosine":
         share = (1 + math.cos(math.pi * progress)) / 2
+    elif config.schedule == "step":
+        share = 0.1 ** sum(progress >= milestone for milestone in config.milestones)
     else:
         share = 1.0
     lr = (base_lr - config.min_lr) * share + config.min_lr

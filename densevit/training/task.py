@@ -29,9 +29,6 @@ class Scores(Protocol):
     def classes(self) -> tuple[str, ...]: ...
 
     @property
-    def confusion(self) -> NDArray[np.int64]: ...
-
-    @property
     def headline(self) -> float:
         """The score that decides which checkpoint is the best."""
 
@@ -39,7 +36,7 @@ class Scores(Protocol):
     def baseline(self) -> str:
         """What a constant guess would have had, as a sentence."""
 
-    def counts(self) -> dict[str, NDArray[np.int64]]:
+    def counts(self) -> dict[str, NDArray[Any]]:
         """What `from_counts` makes the same scores of."""
 
     def table(self) -> str: ...
@@ -89,6 +86,10 @@ class Task(L.LightningModule):
     @abstractmethod
     def info(self) -> ModelInfo:
         """What the exported model needs to know about itself."""
+
+    def probe(self, batch: Batch) -> None:
+        """One plain forward pass over a training batch, to find where it goes wrong."""
+        self.model(batch["image"])
 
     @property
     def in_sanity_check(self) -> bool:

@@ -56,6 +56,17 @@ def test_cosine_and_constant():
     assert rate(99, schedule="constant") == 0.1
 
 
+def test_steps():
+    config = {"schedule": "step", "milestones": (8 / 12, 11 / 12), "warmup_steps": 2, "warmup_ratio": 0.5}
+    rates = [learning_rate(step, base_lr=1.0, num_steps=12, config=OptimConfig(**config)) for step in range(12)]
+    assert rates == pytest.approx([0.5, 0.75] + [1.0] * 6 + [0.1] * 3 + [0.01])
+    with pytest.raises(UserError, match=r"optim.schedule=step needs optim.milestones, such as \[0.67,0.92\]"):
+        OptimConfig(schedule="step")
+    for wrong in ((0.9, 0.6), (0.5, 1.0), (0.0,), (0.5, 0.5)):
+        with pytest.raises(UserError, match=r"optim.milestones must be rising numbers between 0 and 1, not \("):
+            OptimConfig(schedule="step", milestones=wrong)
+
+
 def test_the_scheduler_follows_it_for_every_group():
     model = nn.ModuleDict({"encoder": nn.Linear(2, 2), "decoder": nn.Linear(2, 2)})
     config = OptimConfig(lr=0.1, min_lr=0.01, warmup_steps=3)
@@ -171,3 +182,22 @@ def test_rates_in_proportion_to_the_batch():
 def test_settings_out_of_range_are_refused(values, message):
     with pytest.raises(UserError, match=message):
         OptimConfig(**values)
+
+
+def test_the_heads_of_a_detector():
+    hlg = {"embed_dims": (8, 16, 32, 64), "num_heads": (1, 1, 2, 4), "depths": (1, 1, 1, 1), "window_size": 4}
+    for name, extra in (("retinanet_hlg_tiny", {}), ("mask_rcnn_hlg_tiny", {"fc_channels": 16})):
+        with torch.device("meta"):
+            model = create_model(name, num_classes=3, channels=8, encoder_args=hlg, **extra)
+        groups = {group["name"]: group for group in parameter_groups(model, OptimConfig(lr=1.0, weight_decay=0.1))}
+        of_encoder = {id(value) for value in model.encoder.parameters()}
+        for key, group in groups.items():
+            assert all((id(value) in of_encoder) == key.startswith("encoder") for value in group["params"])
+            assert all(
+                (value.ndim > 1 and group["weight_decay"] == 0.1) or group["weight_decay"] == 0
+                for value in group["params"]
+            )
+        assert groups["head"]["lr"] == 10
+        depths = layer_depths(model)
+        assert max(depths.values()) == 5  # four layers and the stem
+        assert {depths[key] for key in depths if not key.startswith("encoder.")} <= {0}
