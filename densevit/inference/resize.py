@@ -1,7 +1,7 @@
 """Bilinear resizing and the test sizes of the paper's protocol. Shapes: B batch, K classes, H height, W width.
 
 Sizes are (H, W) in pixels. Images and logits are resized alike: bilinear, corners not aligned, no
-antialiasing, as the authors' code does.
+antialiasing, as the authors' code does; `shrink_smoothly` is the exception.
 """
 
 import torch.nn.functional as F
@@ -17,6 +17,13 @@ def resize_bilinear(maps: Tensor, *, size: Size) -> Tensor:
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
+def shrink_smoothly(images: Tensor, *, size: Size) -> Tensor:
+    """Bring images (B, C, h, w) down to `size` (H, W) with antialiasing; as they are where that is not smaller."""
+    if size[0] * size[1] >= images.shape[-2] * images.shape[-1]:
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def keep_ratio_size(image_size: Size, *, long: int, short: int) -> Size:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from densevit.inference.labels import labels_from_logits
-from densevit.inference.resize import Size, keep_ratio_size, resize_bilinear
+from densevit.inference.resize import Size, keep_ratio_size, resize_bilinear, shrink_smoothly
 from densevit.inference.settings import InferenceConfig
 from densevit.inference.sliding import slide
 from densevit.inference.tta import multi_scale_probabilities, multi_scale_sizes
@@ -51,6 +51,9 @@ def _scores(forward: Forward, images: Tensor, *, num_classes: int, config: Infer
             window_batch=config.window_batch,
         )
 
+    if config.resize and config.antialias:
+        target = keep_ratio_size(_size(images), long=max(config.resize), short=min(config.resize))
+        images = shrink_smoothly(images, size=target)
     size = _size(images)
     base = config.resize or (max(size), min(size))
     if config.averages:

@@ -15,6 +15,8 @@ class InferenceConfig:
     """Whole image at once, or sliding window."""
     resize: tuple[int, int] | None = None
     """Long and short side that the image is brought to first, proportions kept; None: its own size."""
+    antialias: bool = False
+    """Smooth when `resize` shrinks an image, for photographs of many megapixels; the paper's code does not."""
     crop_size: tuple[int, int] = (512, 512)
     """Height and width of a window."""
     stride: tuple[int, int] = (341, 341)

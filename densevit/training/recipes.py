@@ -104,6 +104,7 @@ def camvid_hlg() -> SegmentationExperiment:
         optim=replace(FROM_SCRATCH, lr=1.5e-3, warmup_steps=100, warmup_ratio=0.01),
         loss=LossConfig(class_weights=CAMVID_WEIGHTS),
         train=TrainConfig(num_steps=7_000, val_every_steps=500, ema=0.998),
+        eval=InferenceConfig(resize=(640, 360), antialias=True),  # CamVid's own size; larger photographs are shrunk
     )
 
 
