@@ -119,6 +119,29 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
+def window_attention(
+    q: Tensor, k: Tensor, v: Tensor, grid: WindowGrid, *, num_heads: int, bias: Tensor | None = None
+) -> Tensor:
+    """Attention inside every window of `grid`: maps (B, H, W, C) -> (B, H, W, C).
+
+    `bias` (1, heads, R * R, R * R) is that of a full window. Where `k` is `q` itself, it is cut into windows once.
+    """
+    parts = (partition(pad_map(t, grid), grid) for t in ((q, v) if k is q else (q, v, k)))
+    outputs = []
+    for group, (query, value, *rest) in zip(grid.groups, zip(*parts, strict=True), strict=True):
+        B, windows, tokens, _ = query.shape
+        query, value, key = (
+            split_heads(t.flatten(0, 1), num_heads) for t in (query, value, rest[0] if rest else query)
+        )
+        mask = None
+        if bias is not None:
+            shape = (group[0].tokens, group[1].tokens)
+            mask = crop_window_bias(bias, window_size=grid.window_size, tokens=shape)
+        out = attention(query, key, value, mask)
+        outputs.append(out.transpose(1, 2).reshape(B, windows, tokens, -1))
+    return merge(outputs, grid)
+
+
 class BiasedAttention(nn.Module):
     """Attention of map queries on keys at given places, with a bias by offset; never the full bias of a large map."""
 
@@ -219,20 +242,7 @@ class LocalGlobalAttention(nn.Module):
         bias = None
         if self.local_bias is not None:
             bias = window_bias(self.local_bias, window_size=self.window_size, dtype=v.dtype, device=v.device)
-        parts = (partition(pad_map(t, grid), grid) for t in ((q, v) if k is q else (q, v, k)))
-        outputs = []
-        for group, (query, value, *rest) in zip(grid.groups, zip(*parts, strict=True), strict=True):
-            B, windows, tokens, _ = query.shape
-            query, value, key = (
-                split_heads(t.flatten(0, 1), self.num_heads) for t in (query, value, rest[0] if rest else query)
-            )
-            mask = None
-            if bias is not None:
-                shape = (group[0].tokens, group[1].tokens)
-                mask = crop_window_bias(bias, window_size=self.window_size, tokens=shape)
-            out = attention(query, key, value, mask)
-            outputs.append(out.transpose(1, 2).reshape(B, windows, tokens, -1))
-        return merge(outputs, grid)
+        return window_attention(q, k, v, grid, num_heads=self.num_heads, bias=bias)
 
 
 class FullAttention(nn.Module):
