@@ -12,29 +12,16 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from densevit.errors import UserError, unknown_name
-from densevit.models.detector_catalog import DETECTORS, find_detector
+from densevit.models.detector_catalog import DETECTOR_KINDS, DETECTORS, find_detector
+from densevit.models.encoder_names import ENCODERS, check_plain_vit, check_pyramid
 from densevit.models.encoders import build_timm, create_vit
 from densevit.models.hlg import HLG, HLG_VARIANTS, create_hlg
 from densevit.models.layers import NormName
 from densevit.models.position import PositionResize
-from densevit.models.pyramid import PYRAMIDS, is_pyramid
-from densevit.models.pyramid_segmenter import PYRAMID_DECODERS, create_pyramid_segmenter
+from densevit.models.pyramid_segmenter import LISTED, create_pyramid_segmenter
 from densevit.models.segmenter import Segmenter
 from densevit.models.setr import SETR_DECODERS, auxiliary_blocks, build_setr_parts, mla_blocks
 from densevit.models.vit import PrefixTokens, ViTEncoder
-
-ENCODERS: dict[str, str] = {
-    "vit_tiny": "vit_tiny_patch16_384.augreg_in21k_ft_in1k",
-    "vit_small": "vit_small_patch16_384.augreg_in21k_ft_in1k",
-    "vit_base": "vit_base_patch16_384.orig_in21k_ft_in1k",
-    "vit_large": "vit_large_patch16_384.augreg_in21k_ft_in1k",
-    "deit_tiny": "deit_tiny_distilled_patch16_224.fb_in1k",
-    "deit_small": "deit_small_distilled_patch16_224.fb_in1k",
-    "deit_base": "deit_base_distilled_patch16_384.fb_in1k",
-    "beit_base": "beit_base_patch16_384.in22k_ft_in22k_in1k",
-    "beit_large": "beit_large_patch16_512.in22k_ft_in22k_in1k",
-}
-"""Short encoder names (Table 2: vit_base is T-Base, vit_large is T-Large) -> timm names with their weights' tag."""
 
 
 def create_setr(
@@ -159,8 +146,8 @@ SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
     },
     **{
         f"{decoder}_{encoder}": _pyramid_builder(decoder, encoder)
-        for decoder in PYRAMID_DECODERS
-        for encoder in PYRAMIDS
+        for decoder, encoders in LISTED.items()
+        for encoder in encoders
     },
 }
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {name: _hlg_builder(name) for name in HLG_VARIANTS}
@@ -169,13 +156,15 @@ KINDS: dict[str, dict[str, Callable[..., nn.Module]]] = {
     "detection": DETECTORS,
     "classification": CLASSIFIERS,
 }
+ON_ANY_PYRAMID = ("upernet", "semantic_fpn", "fcn", *DETECTOR_KINDS)
+"""What `create_model` puts on any pyramid of timm, as `upernet_NAME`."""
 
 
 def list_models(pattern: str = "*", *, kind: str | None = None) -> list[str]:
     """Names `create_model` knows, sorted; `pattern` is a shell wildcard ("setr_pup_*"), `kind` a task.
 
-    Beyond the list, `setr_{naive,pup,mla}_NAME` works for any plain ViT that timm knows as NAME, and NAME by itself is
-    timm's classifier.
+    Beyond the list, `setr_{naive,pup,mla}_NAME` works for any plain ViT that timm knows as NAME, `upernet_NAME` and the
+    others of `ON_ANY_PYRAMID` for any of its pyramids, and NAME by itself is timm's classifier.
     """
     if kind is not None and kind not in KINDS:
         raise unknown_name("kind of model", kind, KINDS)
@@ -189,7 +178,8 @@ def model_kind(name: str) -> str:
 
 
 def create_model(name: str, *, num_classes: int, **kwargs: Any) -> nn.Module:
-    """Build a model by name; `kwargs` are those of its builder: `create_setr` for SETR, `HLG` for HLG, timm's own else.
+    """Build a model by name; `kwargs` are those of its builder: `create_setr` for SETR on a plain ViT,
+    `create_pyramid_segmenter` for other segmenters, `HLG` for HLG, timm's own else.
 
     The result carries `config`, the arguments that rebuild it. UserError for an unknown name or argument.
 
@@ -218,22 +208,18 @@ def _find(name: str) -> tuple[str, Callable[..., nn.Module]]:
     for kind, models in KINDS.items():
         if name in models:
             return kind, models[name]
-    open_ended = re.fullmatch(r"setr_(naive|pup|mla)_(.+)", name)
-    if open_ended and timm.is_model(open_ended[2]):
-        return "segmentation", _setr_builder(open_ended[1], open_ended[2])
-    for decoder in PYRAMID_DECODERS:
-        encoder = name.removeprefix(f"{decoder}_")
-        if encoder != name and is_pyramid(encoder):
-            return "segmentation", _pyramid_builder(decoder, encoder)
-    detector = find_detector(name)
-    if detector is not None:
-        return "detection", detector
+    setr = re.fullmatch(r"setr_(naive|pup|mla)_(.+)", name)
+    if setr:
+        check_plain_vit(name, setr[2])
+        return "segmentation", _setr_builder(setr[1], setr[2])
+    pyramid = re.fullmatch(rf"({'|'.join(ON_ANY_PYRAMID)})_(.+)", name)
+    if pyramid:
+        check_pyramid(name, pyramid[2])
+        detector = find_detector(name)
+        return ("detection", detector) if detector else ("segmentation", _pyramid_builder(pyramid[1], pyramid[2]))
     if timm.is_model(name):
         return "classification", _timm_builder(name)
-    ours = unknown_name("model", name, list_models())
-    raise ours if "did you mean" in str(ours) else unknown_name("model", name, _near_names(name))
-
-
-def _near_names(name: str) -> list[str]:
-    """timm's names that look like an unknown one; ours if none does."""
-    return difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.6) or list_models()
+    near = difflib.get_close_matches(name, [*list_models(), *timm.list_models()], n=3, cutoff=0.6)
+    if not near:
+        raise UserError(f"unknown model {name!r}; `densevit models` lists those with a name of ours")
+    raise unknown_name("model", name, near)

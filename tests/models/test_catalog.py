@@ -113,5 +113,5 @@ def test_any_model_of_timm_is_a_classifier():
         create_model("resnet18", num_classes=10, wings=2)
     with pytest.raises(UserError, match=r"unknown model 'resnet5O'; did you mean .*'resnet50'"):
         create_model("resnet5O", num_classes=10)
-    with pytest.raises(UserError, match=r"unknown model 'zzz'; choose one of: hlg_large"):
+    with pytest.raises(UserError, match=r"unknown model 'zzz'; `densevit models` lists"):
         create_model("zzz", num_classes=10)
