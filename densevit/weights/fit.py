@@ -13,7 +13,9 @@ from torch import Tensor
 from densevit.errors import UserError
 from densevit.models.beit import resize_bias_table
 from densevit.models.position import PositionResize, resize_position_embedding
+from densevit.models.pyramid import PyramidEncoder
 from densevit.models.vit import ViTEncoder, num_positioned_prefix
+from densevit.weights.pyramid import first_convs
 
 Grid = tuple[int, int]
 PREFIX_TOKENS = ("vit.cls_token", "vit.dist_token", "vit.reg_token")
@@ -44,6 +46,17 @@ def fit_encoder(
         fitted["vit.patch_embed.proj.weight"] = _fit_patches(kernel, own["vit.patch_embed.proj.weight"])
     changed = [name for name in tensors if fitted[name] is not tensors[name]]
     resized = {name: f"{tuple(tensors[name].shape)} -> {tuple(fitted[name].shape)}" for name in changed}
+    return fitted, resized
+
+
+def fit_pyramid(encoder: PyramidEncoder, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Adapt the first convolution to the encoder's bands; returns as `fit_encoder` does."""
+    own, fitted, resized = encoder.state_dict(), dict(tensors), {}
+    for name in first_convs(encoder):
+        kernel = tensors.get(name)
+        if kernel is not None and kernel.shape[1] != own[name].shape[1]:
+            fitted[name] = _fit_bands(kernel, own[name].shape[1])
+            resized[name] = f"{tuple(kernel.shape)} -> {tuple(fitted[name].shape)}"
     return fitted, resized
 
 
@@ -110,9 +123,15 @@ def _fit_table(encoder: ViTEncoder, table: Tensor, grid: Grid | None, own_grid_f
 def _fit_patches(kernel: Tensor, own: Tensor) -> Tensor:
     """The patch convolution (C, bands, p, p) for other bands (as timm: repeated and rescaled) or another patch."""
     if kernel.shape[1] != own.shape[1]:
-        if kernel.shape[1] != 3:
-            raise UserError(f"weights for {kernel.shape[1]} bands cannot be adapted to {own.shape[1]} (only 3 can)")
-        kernel = adapt_input_conv(own.shape[1], kernel)
+        kernel = _fit_bands(kernel, own.shape[1])
     if kernel.shape[-2:] != own.shape[-2:]:
         kernel = resample_patch_embed(kernel, list(own.shape[-2:]))
     return kernel
+
+
+def _fit_bands(kernel: Tensor, num_bands: int) -> Tensor:
+    """A convolution (C, 3, h, w) for `num_bands`, repeated and rescaled as timm does."""
+    if kernel.shape[1] != 3:
+        raise UserError(f"weights for {kernel.shape[1]} bands cannot be adapted to {num_bands} (only 3 can)")
+    adapted: Tensor = adapt_input_conv(num_bands, kernel)
+    return adapted

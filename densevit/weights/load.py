@@ -14,10 +14,13 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from densevit.errors import UserError, unknown_name
+from densevit.models.detector import Detector
 from densevit.models.position import PositionResize
+from densevit.models.pyramid import PyramidEncoder
 from densevit.models.segmenter import Segmenter
 from densevit.models.vit import ViTEncoder
-from densevit.weights.fit import fit_encoder
+from densevit.weights.fit import fit_encoder, fit_pyramid
+from densevit.weights.pyramid import norms_of_maps
 from densevit.weights.report import LoadReport
 from densevit.weights.sources import Found, find_encoder, find_segmenter
 
@@ -25,26 +28,31 @@ from densevit.weights.sources import Found, find_encoder, find_segmenter
 def load_encoder(
     model: nn.Module, source: str | Path, *, mode: PositionResize = "bilinear", min_matched: float = 0.95
 ) -> LoadReport:
-    """Load an encoder's weights into a `Segmenter`'s encoder, or an encoder itself, in place.
+    """Load an encoder's weights into the encoder of a `Segmenter` or `Detector`, or an encoder itself, in place.
 
     `source` is a timm name ("timm:NAME" or NAME), "hf-hub:user/model", or the path or URL of a file: the original
     ViT's .npz, a timm, DeiT, BEiT or transformers state dict, a SETR checkpoint (the authors', mmsegmentation's, ours).
+    For a pyramid encoder: a timm name, a state dict in timm's naming, or what `densevit fit` has written (file or run
+    folder) of a classifier, segmenter or detector with the same encoder; the norms of its maps may be missing there.
     Positions are resized by `mode`: "bilinear" as in the paper's code, "bicubic" as in timm. UserError where the
     source cannot be read, a shape cannot be made to fit, or less than `min_matched` of the encoder's tensors, or of
     their values, is in the source.
     """
-    encoder = model.encoder if isinstance(model, Segmenter) else model
+    encoder = model.encoder if isinstance(model, Segmenter | Detector) else model
     found = find_encoder(source, encoder=encoder)
     tensors, resized = _fit(encoder, found, mode)
     own = _expected(encoder)
     _check_shapes(own, tensors, found.origin)
     report = _report(own, tensors, resized, found)
-    filled = [name for name in own if name in tensors]
-    share = sum(own[name].numel() for name in filled) / sum(tensor.numel() for tensor in own.values())
-    if min(len(filled) / len(own), share) < min_matched:
+    optional = norms_of_maps(encoder) if isinstance(encoder, PyramidEncoder) else ()
+    needed = [name for name in own if not name.startswith(optional)]
+    filled, matched = ([name for name in names if name in tensors] for names in (own, needed))
+    share = sum(own[name].numel() for name in matched) / sum(own[name].numel() for name in needed)
+    if min(len(matched) / len(needed), share) < min_matched:
         raise UserError(
-            f"{found.origin} has only {len(filled)} of the encoder's {len(own)} tensors ({share:.0%} of its values), "
-            f"without {', '.join(report.missing[:3])} ...; give weights of the same architecture"
+            f"{found.origin} has only {len(matched)} of the encoder's {len(needed)} tensors "
+            f"({share:.0%} of its values), without {', '.join(report.missing[:3])} ...; "
+            "give weights of the same architecture"
         )
     encoder.load_state_dict({name: tensors[name] for name in filled}, strict=False)
     return report
@@ -77,6 +85,8 @@ def load_segmenter(model: Segmenter, source: str | Path, *, mode: PositionResize
 def _fit(encoder: nn.Module, found: Found, mode: PositionResize) -> tuple[dict[str, Tensor], dict[str, str]]:
     if mode not in ("bilinear", "bicubic"):
         raise unknown_name("position resize mode", mode, ("bilinear", "bicubic"))
+    if isinstance(encoder, PyramidEncoder):
+        return fit_pyramid(encoder, found.tensors)
     if not isinstance(encoder, ViTEncoder):
         return found.tensors, {}
     return fit_encoder(encoder, found.tensors, mode=mode, grid=found.grid, own_grid_first=found.is_ours)
@@ -108,7 +118,8 @@ def _check_shapes(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], orig
         if name in own and own[name].shape != tensor.shape:
             raise UserError(
                 f"{origin} is of another architecture: {name} is {tuple(tensor.shape)} there "
-                f"and {tuple(own[name].shape)} in the model"
+                f"and {tuple(own[name].shape)} in the model; "
+                "build the model with the arguments of theirs (encoder_args), or give other weights"
             )
 
 

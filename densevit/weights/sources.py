@@ -7,12 +7,15 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from densevit.errors import UserError
+from densevit.models.pyramid import PyramidEncoder
 from densevit.models.vit import ViTEncoder
 from densevit.weights.files import read_tensors
 from densevit.weights.huggingface_vit import from_huggingface_vit, is_huggingface_vit
 from densevit.weights.jax_vit import from_jax_vit, is_jax_vit
 from densevit.weights.mmsegmentation import from_mmsegmentation, is_mmsegmentation
 from densevit.weights.official_setr import from_official_setr, is_official_setr
+from densevit.weights.pretrained import find_model
+from densevit.weights.pyramid import describe_model, fetch_timm_pyramid, from_classifier
 from densevit.weights.timm_vit import fetch_timm, from_timm_vit, is_timm_name, is_timm_vit
 
 Named = tuple[dict[str, Tensor], list[str]]
@@ -69,17 +72,23 @@ def find_segmenter(source: str | Path) -> Found:
 
 
 def find_encoder(source: str | Path, *, encoder: nn.Module) -> Found:
-    """An encoder's tensors in the naming of `encoder`, from a timm name, a file or a URL."""
+    """An encoder's tensors in the naming of `encoder`, from a timm name, a file, a run folder or a URL."""
+    name = str(source).removeprefix("timm:")
     if isinstance(encoder, ViTEncoder) and is_timm_name(source):
-        name = str(source).removeprefix("timm:")
         tensors, grid = fetch_timm(name)
         return Found(*from_timm_vit(tensors, encoder), f"{name} (timm)", grid=grid)
+    if isinstance(encoder, PyramidEncoder) and is_timm_name(source):
+        return Found(*from_classifier(fetch_timm_pyramid(name), encoder), f"{name} (timm)")
+    if Path(source).expanduser().is_dir():
+        source = find_model(source)
     tensors = read_tensors(source)
     found = _as_segmenter(tensors, source)
     if found is not None:
         inner = {name.removeprefix("encoder."): t for name, t in found.tensors.items() if name.startswith("encoder.")}
         rest = [name for name in found.tensors if not name.startswith("encoder.")]
         return found._replace(tensors=inner, unused=found.unused + rest)
+    if isinstance(encoder, PyramidEncoder):
+        return Found(*from_classifier(tensors, encoder), f"{source}{describe_model(source)}", is_ours=True)
     for kind, is_kind, convert in CLASSIFIERS:
         if isinstance(encoder, ViTEncoder) and is_kind(tensors):
             in_timm, unused = convert(tensors)
