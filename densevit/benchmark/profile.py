@@ -9,12 +9,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from densevit.benchmark.measure import Measurement, measure_forward
 from densevit.inference.resize import Size
+from densevit.models.detector import Detector
+from densevit.models.mask_rcnn import MaskRCNN
+from densevit.models.retinanet import RetinaNet
+from densevit.models.roi_heads import BOX_SIZE, MASK_SIZE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +89,34 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 def count_macs(model: nn.Module, *, image_size: Size, in_channels: int = 3) -> int:
     """Multiply-accumulates of `model` on one image (H, W) in eval mode, half of PyTorch's count of operations.
 
-    Attention is counted as plain matrix products; interpolation, softmax, norms and activations are not counted.
+    Attention is counted as plain matrix products; interpolation, softmax, norms and activations are not counted. Of a
+    Mask R-CNN the heads count for all its proposals (1000) and detections (100), as is usual; fewer may be found.
     """
     shadow = meta_copy(model).eval()
     counter = FlopCounterMode(display=False)
     images = torch.empty(1, in_channels, *image_size, device="meta")
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        shadow(images)
+        if isinstance(shadow, Detector):
+            _run_layers(shadow, images)
+        else:
+            shadow(images)
     return int(counter.get_total_flops()) // 2
+
+
+def _run_layers(detector: Detector, images: Tensor) -> None:
+    """Every layer of a detector once, without the choices between them, which depend on values."""
+    maps = detector.features(detector.batch(images).tensors)
+    if isinstance(detector, RetinaNet):
+        detector.heads(maps)
+    elif isinstance(detector, MaskRCNN):
+        detector.rpn.head(maps)
+        heads, channels = detector.roi_heads, maps[0].shape[1]
+        proposals = maps[0].new_empty(detector.rpn.post_nms_top_n(), channels, BOX_SIZE, BOX_SIZE)
+        heads.box_predictor(heads.box_head(proposals))
+        found = maps[0].new_empty(detector.max_detections, channels, MASK_SIZE, MASK_SIZE)
+        heads.mask_predictor(heads.mask_head(found))
+    else:
+        raise ValueError(f"the layers of a {type(detector).__name__} cannot be counted; add it here")
 
 
 def meta_copy(model: nn.Module) -> nn.Module:

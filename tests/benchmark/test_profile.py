@@ -96,6 +96,34 @@ def test_peak_memory_sees_a_temporary():
     assert measurement.forward_memory_mb > 200
 
 
+def small_encoder(**args):
+    return {"embed_dims": (16, 32, 64, 128), "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8), **args}
+
+
+@pytest.mark.parametrize("name", ["retinanet", "mask_rcnn"])
+def test_macs_of_detectors_equal_those_of_a_real_forward(name):
+    """The real model is made to find as many objects as are counted."""
+    args = {"channels": 16, "encoder_args": small_encoder()}
+    if name == "mask_rcnn":
+        args |= {"fc_channels": 32, "num_proposals": 60}
+    model = create_model(f"{name}_hlg_tiny", num_classes=3, **args).eval()
+    model.set_thresholds(score_threshold=0.0, nms_threshold=1.0, max_detections=20, mask_threshold=0.5)
+    if name == "mask_rcnn":
+        model.rpn.nms_thresh = 1.0
+    images = torch.rand(1, 3, 70, 100)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        assert len(model(images)[0]["boxes"]) == 20
+    assert count_macs(model, image_size=(70, 100)) == counter.get_total_flops() // 2
+
+
+def test_counts_of_the_papers_detectors():
+    """The usual numbers for ResNet-50 at 800 x 1280, which mmdetection counts: 239 G and 260 G."""
+    for name, gmacs in [("retinanet_resnet50", 239), ("mask_rcnn_resnet50", 260)]:
+        with torch.device("meta"):
+            model = create_model(name, num_classes=80)
+        assert count_macs(model, image_size=(800, 1280)) / 1e9 == pytest.approx(gmacs, rel=0.01)
+
+
 def test_without_a_measurement_its_keys_are_none():
     values = Profile(image_size=(8, 9), params=1, params_with_auxiliary=2, macs=3).to_dict()
     assert values["macs"] == 3
