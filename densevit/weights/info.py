@@ -22,12 +22,15 @@ class ModelInfo:
     """Class names, in index order."""
     palette: tuple[tuple[int, int, int], ...]
     """One RGB colour (0-255) per class; none for classification."""
+    category_ids: tuple[int, ...] = ()
+    """Ids of the classes in the data set's json, for COCO's result files (detection); none where it has no such ids."""
     mean: tuple[float, ...]
     """Per-channel mean of the input, on the 0-255 scale."""
     std: tuple[float, ...]
     """Per-channel standard deviation of the input, on the 0-255 scale."""
     inference: Mapping[str, Any] = field(default_factory=dict)
-    """How the model was evaluated (`InferenceConfig` as a dict): whole image or sliding window, resizing, scales."""
+    """How the model was evaluated, as a dict: `InferenceConfig` (whole image or sliding window, resizing, scales),
+    `DetectionConfig` or the resizing of a classifier."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Scores on the validation split at the time of saving."""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -53,6 +56,7 @@ class ModelInfo:
             values["classes"] = tuple(values["classes"])
             values["palette"] = tuple((r, g, b) for r, g, b in values["palette"])
             values["mean"], values["std"] = tuple(values["mean"]), tuple(values["std"])
+            values["category_ids"] = tuple(values.get("category_ids", ()))
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{source} has an incomplete densevit header ({error}); save the model again") from error

@@ -28,6 +28,8 @@ _TRAINING_ROWS = (
     ("updates", "train", "num_steps"),
     ("batch size", "data", "batch_size"),
     ("crop (H, W)", "data", "crop_size"),
+    ("short sides", "data", "short_sides"),
+    ("long side at most", "data", "long_side"),
     ("optimizer", "optim", "optimizer"),
     ("learning rate", "optim", "lr"),
     ("precision", "train", "precision"),
@@ -45,14 +47,36 @@ result.save("out", "picture")                    # label map and overlay
 
 or from the command line: `densevit predict picture.jpg --model {name}`. The images' mean and deviation, the class names
 and the way of evaluation are stored in `model.safetensors`; `config.json` repeats them for people."""
+_USE_DETECTION = """\
+```python
+import densevit
+
+detector = densevit.ObjectDetector.from_pretrained("{name}")
+result = detector("picture.jpg", score_threshold=0.5)      # a path, PIL image, array or tensor; or a list of them
+{result}
+result.draw().save("picture_detections.png")               # the objects on the picture
+```
+
+or from the command line: `densevit predict picture.jpg --model {name}`. The images' mean and deviation, the class names
+and the way of evaluation are stored in `model.safetensors`; `config.json` repeats them for people."""
+_WITH_MASKS = (
+    "result.names, result.scores, result.boxes, result.masks    # boxes (n, 4) XYXY in pixels; masks (n, H, W)"
+)
+_BOXES_ALONE = "result.names, result.scores, result.boxes                  # boxes (n, 4) XYXY in pixels"
 _USE_OTHER = """\
 ```python
 import densevit
 
 model, info = densevit.load_pretrained("{name}")   # a torch module in eval mode; info.classes, info.mean, info.std
 ```"""
+_LIMITS_OF = {
+    "segmentation": "Every pixel gets one of the classes above, also where none of them fits.",
+    "detection": "Objects of other classes are not found, or taken for one of those above; crowded and tiny ones are "
+    "missed most. A score is no probability: choose the threshold on images of your own.",
+    "classification": "Every image gets one of the classes above, also where none of them fits.",
+}
 _LIMITS = """\
-- Every pixel gets one of the classes above, also where none of them fits.
+- {own}
 - The scores hold for images like those of the data set named here; other cameras, places, seasons or scales may score
   far lower. Measure on images of your own before relying on it.
 - It has not been examined for fairness or safety; do not use it alone where a mistake can harm someone.
@@ -65,9 +89,9 @@ def model_card(info: ModelInfo, *, name: str = "user/model", license: str = "unk
     sections = {
         "Classes": ", ".join(info.classes),
         "Scores": _scores(info),
-        "How to use it": (_USE if info.task == "segmentation" else _USE_OTHER).format(name=name),
+        "How to use it": _how_to_use(info, name),
         "Training": _training(info.training),
-        "Limits": _LIMITS,
+        "Limits": _LIMITS.format(own=_LIMITS_OF.get(info.task, "It knows no other classes than those above.")),
     }
     what = _TASKS.get(info.task, "A model of {} classes.").format(len(info.classes))
     head = f"# {name if name != 'user/model' else architecture}\n\n{what}\nArchitecture: `{architecture}` of densevit."
@@ -75,10 +99,21 @@ def model_card(info: ModelInfo, *, name: str = "user/model", license: str = "unk
     return f"---\n{_header(info, license=license)}---\n{MARKER}\n\n{head}\n\n{body}\n"
 
 
+def _how_to_use(info: ModelInfo, name: str) -> str:
+    if info.task == "segmentation":
+        return _USE.format(name=name)
+    if info.task == "detection":
+        with_masks = str(info.model.get("name", "")).startswith("mask_")
+        return _USE_DETECTION.format(name=name, result=_WITH_MASKS if with_masks else _BOXES_ALONE)
+    return _USE_OTHER.format(name=name)
+
+
 def _header(info: ModelInfo, *, license: str) -> str:
-    family = str(info.model.get("name", "")).split("_")[0]
+    words = str(info.model.get("name", "")).split("_")
     task_tags = ["semantic-segmentation"] if info.task == "segmentation" else []
-    tags = [*task_tags, "vision-transformer", *([family] if family in ("setr", "hlg") else [])]
+    if words[:2] == ["mask", "rcnn"]:
+        task_tags = ["instance-segmentation"]
+    tags = [*task_tags, "vision-transformer", *(family for family in ("setr", "hlg") if family in words)]
     values: dict[str, Any] = {"license": license, "library_name": "densevit"}
     if info.task in PIPELINE_TAGS:
         values["pipeline_tag"] = PIPELINE_TAGS[info.task]
@@ -90,13 +125,15 @@ def _scores(info: ModelInfo) -> str:
         return "None were stored with the model."
     data = info.training.get("data", {})
     where = f"On the split `{data['val_split']}` of `{data['name']}`" if "val_split" in data else "On validation data"
-    rows = [f"| {name} | {100 * value:.2f} % |" for name, value in info.metrics.items()]
+    rows = [f"| {name.replace('_', ' ')} | {100 * value:.2f} % |" for name, value in info.metrics.items()]
     return "\n".join(
         [f"{where}, evaluated as stored ({_evaluation(info.inference)}):", "", "| | |", "|---|---|", *rows]
     )
 
 
 def _evaluation(inference: Mapping[str, Any]) -> str:
+    if "short_side" in inference:
+        return f"short side {inference['short_side']} pixels, long side at most {inference['long_side']}; COCO's scores"
     if inference.get("mode") == "slide":
         text = f"windows of {_text(inference['crop_size'])} every {_text(inference['stride'])} pixels"
     else:
@@ -114,6 +151,8 @@ def _training(training: Mapping[str, Any]) -> str:
         if value is not None:
             if key == "pretrained":
                 value = {True: "its timm weights", False: "random numbers"}.get(value, value)
+            if key == "short_sides":
+                value = ", ".join(map(str, value))
             rows.append(f"| {title} | {_text(value)} |")
     if not rows:
         return "No record of the training was stored with the model."

@@ -239,8 +239,8 @@ def test_a_readme_of_the_users_own_is_left_alone(model, info, tmp_path):
 def test_a_card_without_scores_and_training(info):
     from densevit.weights.model_card import model_card
 
-    card = model_card(replace(info, metrics={}, training={}, task="detection"))
+    card = model_card(replace(info, metrics={}, training={}, task="classification"))
     assert "None were stored" in card
     assert "No record of the training" in card
-    assert "pipeline_tag: object-detection" in card
+    assert "pipeline_tag: image-classification" in card
     assert "load_pretrained" in card
