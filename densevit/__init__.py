@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from densevit.errors import UserError as UserError
     from densevit.models.catalog import create_model as create_model
     from densevit.models.catalog import list_models as list_models
+    from densevit.object_detector import ObjectDetector as ObjectDetector
     from densevit.predictor import Predictor as Predictor
     from densevit.weights.info import ModelInfo as ModelInfo
     from densevit.weights.pretrained import load_pretrained as load_pretrained
@@ -30,6 +31,7 @@ _HOME = {
     "list_models": "densevit.models.catalog",
     "Predictor": "densevit.predictor",
     "Classifier": "densevit.classifier",
+    "ObjectDetector": "densevit.object_detector",
     "ModelInfo": "densevit.weights.info",
     "save_pretrained": "densevit.weights.pretrained",
     "load_pretrained": "densevit.weights.pretrained",

@@ -28,6 +28,7 @@ from densevit.models.segmenter import Segmenter
 from densevit.picture_input import PictureLike, display_picture, to_tensor
 from densevit.visualize.overlay import overlay
 from densevit.visualize.palette import write_label_png
+from densevit.weights.default_model import default_model
 from densevit.weights.pretrained import load_pretrained
 
 if TYPE_CHECKING:
@@ -104,21 +105,26 @@ class Predictor:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path,
+        source: str | Path | None = None,
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype = "float32",
         inference: InferenceConfig | None = None,
     ) -> "Predictor":
-        """Load a run folder, a model file or a Hugging Face name. A classifier comes as a `densevit.Classifier`.
+        """Load a run folder, a model file or a Hugging Face name; None: the model that comes with the package.
 
-        UserError if there is no model for segmentation or classification there.
+        A classifier comes as a `densevit.Classifier`, a detector as a `densevit.ObjectDetector`. UserError if there is
+        no model there.
         """
-        model, info = load_pretrained(source)
+        model, info = load_pretrained(default_model() if source is None else source)
         if info.task == "classification":
             from densevit.classifier import Classifier
 
             return Classifier(model, info, device=device, dtype=dtype)  # type: ignore[return-value]
+        if info.task == "detection":
+            from densevit.object_detector import ObjectDetector
+
+            return ObjectDetector(model, info, device=device, dtype=dtype)  # type: ignore[return-value,arg-type]
         if not isinstance(model, Segmenter):
             raise UserError(f"{source} is a model for {info.task}; the predictor takes segmentation models")
         return cls(model, info, device=device, dtype=dtype, inference=inference)
