@@ -8,7 +8,7 @@ PRINTED = 20
 
 
 def classify(args: argparse.Namespace, pictures: list[Path], *, out: Path) -> int:
-    """Write `predictions.csv` into `out`; the exit code. UserError for options that are for segmentation."""
+    """Write `predictions.csv` into `out`; the exit code. UserError for settings, which it has none of."""
     from rich.console import Console
     from rich.progress import track
 
@@ -16,13 +16,9 @@ def classify(args: argparse.Namespace, pictures: list[Path], *, out: Path) -> in
     from densevit.cli.fit import overrides
     from densevit.errors import UserError
 
-    for option in ("probabilities", "confidence", "submission"):
-        if getattr(args, option):
-            raise UserError(f"--{option} is for segmentation; {args.model} is a classifier, which takes --top")
     if changes := overrides(args):
         raise UserError(f"{changes[0]} cannot be set for a classifier; it evaluates as it was trained")
-    if args.top < 1:
-        raise UserError(f"--top is {args.top}; it must be at least 1")
+    top = 5 if args.top is None else args.top
     classifier = Classifier.from_pretrained(args.model, device=args.device, dtype=args.dtype)
     console = Console(stderr=True)
     found = []
@@ -37,9 +33,9 @@ def classify(args: argparse.Namespace, pictures: list[Path], *, out: Path) -> in
         if item.result is None:
             console.print(f"skipped: {item.error}", style="red", markup=False, highlight=False, soft_wrap=True)
         elif len(pictures) <= PRINTED:
-            names = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in item.result.top(args.top))
+            names = ", ".join(f"{name} {100 * probability:.1f} %" for name, probability in item.result.top(top))
             print(f"{item.path}: {names}")
-    write_predictions(found, out / "predictions.csv", num_top=args.top)
+    write_predictions(found, out / "predictions.csv", num_top=top)
     failures = sum(item.result is None for item in found)
     print(f"{len(pictures) - failures} of {len(pictures)} pictures classified: {out / 'predictions.csv'}")
     return 1 if failures else 0
