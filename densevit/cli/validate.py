@@ -4,6 +4,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from densevit.weights.pretrained import ModelInfo
 
 DESCRIPTION = """\
@@ -12,6 +14,9 @@ Score a trained model on its validation data, or on other data and with other se
   densevit validate --model runs/demo
   densevit validate --model runs/camvid --eval.mode=slide --eval.crop_size=[360,360] --eval.stride=[240,240]
   densevit validate --model runs/camvid --eval.scales=[0.75,1,1.25] --eval.flip=true
+  densevit validate --model runs/mask_rcnn --data.root=coco --eval.short_side=600
+
+Settings are those of `data`, `eval` and train.precision. Detection is scored as COCO does: AP and AR.
 """
 
 
@@ -50,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     model, info = load_pretrained(args.model)
     experiment = override(info.training or _settings_of(info), overrides(args))
+    check_used(overrides(args))
     console = Console(stderr=True)
     quiet = not console.is_terminal
     scores = evaluate(
@@ -68,8 +74,22 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(scores.table())
         print(scores.baseline)
-        print(f"scores and confusion matrix: {out}")
+        print(f"scores: {out}")
     return 0
+
+
+USED = ("data.", "eval.", "train.precision")
+"""Settings that a validation depends on: these, and those below them."""
+
+
+def check_used(changes: "Sequence[str]") -> None:
+    """UserError for a setting, of `--KEY=VALUE` arguments, that a validation would silently leave out."""
+    from densevit.errors import UserError
+
+    for change in changes:
+        key = change.removeprefix("--").partition("=")[0]
+        if change.startswith("--") and not key.startswith(USED):
+            raise UserError(f"{key} changes nothing in a validation, which uses data.*, eval.* and train.precision")
 
 
 def _settings_of(info: "ModelInfo") -> dict[str, Any]:

@@ -94,6 +94,18 @@ def test_validate_on_data_of_other_classes(run_dir, capsys, tmp_path):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "change", ["train.num_steps=3", "optim.lr=1", "loss.auxiliary_weight=0", "model.name=hlg_tiny"]
+)
+def test_validate_refuses_what_changes_nothing(run_dir, capsys, change):
+    for arguments in ([f"--{change}"], ["--set", change], [f"--{change.partition('=')[0]}", change.partition("=")[2]]):
+        assert main(["validate", "--model", str(run_dir), "--device", "cpu", *arguments]) == 2
+        err = capsys.readouterr().err
+        key = change.partition("=")[0]
+        assert f"{key} changes nothing in a validation, which uses data.*, eval.* and train.precision" in err
+        assert len(err.strip().splitlines()) == 1
+
+
 def test_validate_refuses_what_it_does_not_know(run_dir, capsys):
     assert main(["validate", "--model", str(run_dir), "--eval.mod=slide"]) == 2
     assert "did you mean 'eval.mode'" in capsys.readouterr().err
