@@ -25,9 +25,8 @@ class SamplePictures(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking or self.num_pictures < 1 or not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, SegmentationTask)
         with trainer.precision_plugin.forward_context():
-            strip = self._draw(pl_module, trainer.datamodule.val_set)  # type: ignore[attr-defined]
+            strip = self.draw(pl_module, trainer.datamodule.val_set)  # type: ignore[attr-defined]
         step = trainer.global_step
         self.folder.mkdir(exist_ok=True)
         Image.fromarray(strip).save(self.folder / f"step_{step:06d}.png")
@@ -35,9 +34,15 @@ class SamplePictures(L.Callback):
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("val/predictions", strip, step, dataformats="HWC")
 
-    def _draw(self, task: SegmentationTask, dataset: Any) -> NDArray[np.uint8]:
+    def samples(self, dataset: Any) -> list[dict[str, Any]]:
+        """The samples that are drawn, the same ones every time."""
         chosen = np.linspace(0, len(dataset) - 1, min(self.num_pictures, len(dataset))).round().astype(int)
-        samples = [dataset[int(i)] for i in chosen]
+        return [dataset[int(i)] for i in chosen]
+
+    def draw(self, task: L.LightningModule, dataset: Any) -> NDArray[np.uint8]:
+        """The strip of pictures, (H, W, 3)."""
+        assert isinstance(task, SegmentationTask)
+        samples = self.samples(dataset)
         predictions = []
         for sample in samples:
             batch = {"image": sample["image"][None].to(task.device), "mask": sample["mask"][None]}

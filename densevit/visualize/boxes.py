@@ -62,17 +62,25 @@ def draw_objects(
 
 
 def scale_to_width(
-    image: Picture, *, boxes: NDArray[np.floating], masks: NDArray[np.bool_] | None, width: int
+    image: Picture,
+    *,
+    boxes: NDArray[np.floating],
+    masks: NDArray[np.bool_] | None,
+    width: int,
+    size: tuple[int, int] | None = None,
 ) -> tuple[Picture, NDArray[np.floating], NDArray[np.bool_] | None]:
-    """Picture, boxes and masks at `width` pixels with the proportions kept, so that what is drawn stays legible."""
-    old_height, old_width = image.shape[:2]
+    """Picture, boxes and masks at `width` pixels with the proportions kept, so that what is drawn stays legible.
+
+    Boxes and masks are in pixels of a picture of `size` (H, W), which is that of `image` when None.
+    """
+    old_height, old_width = size or image.shape[:2]
     height = max(round(old_height * width / old_width), 1)
     picture = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))
     scale = np.array([width / old_width, height / old_height] * 2)
     if masks is not None:
-        rows = (np.arange(height) + 0.5) * old_height // height
-        columns = (np.arange(width) + 0.5) * old_width // width
-        masks = masks[:, rows.astype(int)][:, :, columns.astype(int)]
+        rows = (2 * np.arange(height) + 1) * old_height // (2 * height)  # the pixel under the middle of each new one
+        columns = (2 * np.arange(width) + 1) * old_width // (2 * width)
+        masks = masks[:, rows[:, None], columns]
     return picture, boxes * scale, masks
 
 

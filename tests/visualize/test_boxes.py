@@ -89,3 +89,7 @@ def test_scaling():
     assert large[0, :75, 125:].all()
     assert large.sum() == 75 * 125
     assert scale_to_width(grey(), boxes=boxes, masks=None, width=50)[2] is None
+    other = scale_to_width(grey(120, 200), boxes=boxes, masks=masks, width=50, size=(60, 100))
+    assert other[0].shape == (30, 50, 3)
+    assert other[1].tolist() == [[25.0, 0.0, 50.0, 15.0]]
+    assert other[2][0, :15, 25:].sum() == other[2].sum() == 15 * 25
