@@ -14,11 +14,13 @@ from densevit.training.config import OptimConfig
 HEAD_PREFIXES = ("decoder.", "auxiliary_heads.", "fpn.", "heads.", "rpn.", "roi_heads.")
 """Parameters trained at `head_lr_mult` times the rate; the neck of MLA is no head."""
 
-UNDECAYED = ("pos_embed", "cls_token", "dist_token", "reg_token", "bias_tables", "relative_bias")
+UNDECAYED = ("pos_embed", "cls_token", "dist_token", "reg_token", "bias_tables", "relative_bias", "position_bias_table")
 
 
-BLOCK = re.compile(r"encoder\.(?:.+?\.)??(?:blocks|layers|stages)\.\d+(?:\.(?:(?:blocks|layers)\.)?\d+)?(?=\.)")
-"""The part of a parameter's name that tells its block of the encoder: `encoder.vit.blocks.3`."""
+BLOCK = re.compile(
+    r"encoder\.(?:.+?\.)??(?:(?:blocks|layers|stages)\.|layer)\d+(?:\.(?:(?:blocks|layers)\.)?\d+)?(?=\.)"
+)
+"""The part of a parameter's name that tells its block: `encoder.vit.blocks.3`, `encoder.body.layer1.0`."""
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
@@ -48,20 +50,21 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, ob
 def layer_depths(model: nn.Module) -> dict[str, int]:
     """Name of each parameter of the encoder -> how many blocks deep it lies: 1 in the last block, most in the stem.
 
-    What comes after the blocks (norms, neck) has 0. As in BEiT's fine-tuning (Bao et al., ICLR 2022).
+    What stands between two blocks (Swin's downsampling) goes with the second, what comes after all (norms, neck) has 0.
+    As in BEiT's fine-tuning (Bao et al., ICLR 2022).
     """
     names = [name for name, _ in model.named_parameters()]
     blocks = list(dict.fromkeys(found[0] for name in names if (found := BLOCK.match(name))))
     if not blocks:
         raise UserError("optim.layer_decay needs an encoder made of blocks; set it to 1")
-    last_of_block = max(i for i, name in enumerate(names) if BLOCK.match(name))
-    depths = {}
-    for i, name in enumerate(names):
+    depths, next_depth = {}, 0
+    for name in reversed(names):
         found = BLOCK.match(name)
         if found:
-            depths[name] = len(blocks) - blocks.index(found[0])
-        elif name.startswith("encoder.") and i < last_of_block:  # patch embedding, stem, tokens, positions
-            depths[name] = len(blocks) + 1
+            depths[name] = next_depth = len(blocks) - blocks.index(found[0])
+        elif name.startswith("encoder.") and next_depth:
+            is_stem = next_depth == len(blocks)  # or patch embedding, tokens, positions
+            depths[name] = next_depth + is_stem
     return depths
 
 

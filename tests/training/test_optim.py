@@ -140,6 +140,61 @@ def test_layer_decay_counts_the_layers_of_stages():
         layer_depths(nn.ModuleDict({"encoder": nn.Linear(1, 1)}))
 
 
+PYRAMIDS = {
+    "setr_pup_hlg_mobile": {
+        "encoder_args": {"embed_dims": (8, 16, 16, 32), "num_heads": (1, 1, 1, 1), "depths": (1, 2, 1, 1)},
+        "decoder_args": {"channels": 16},
+    },
+    "upernet_swin_tiny": {"encoder_args": {"embed_dim": 8, "depths": (1, 2, 1, 1), "num_heads": (1, 1, 1, 1)}},
+    "fcn_resnet50": {"encoder_args": {"layers": (1, 2, 1, 1)}},
+}
+
+
+@pytest.mark.parametrize("name", PYRAMIDS)
+def test_heads_on_pyramids_learn_ten_times_as_fast_and_nothing_else(name):
+    with torch.device("meta"):
+        model = create_model(name, num_classes=3, **PYRAMIDS[name])
+    groups = parameter_groups(model, OptimConfig(optimizer="adamw", lr=6e-5, weight_decay=0.01))
+    of = {id(p): group for group in groups for p in group["params"]}
+    for key, parameter in model.named_parameters():
+        is_head = key.startswith(("decoder.", "auxiliary_heads."))
+        assert of[id(parameter)]["lr"] == pytest.approx(6e-4 if is_head else 6e-5), key
+        is_bias_table = key.endswith("relative_position_bias_table")
+        assert of[id(parameter)]["weight_decay"] == (0 if parameter.ndim == 1 or is_bias_table else 0.01), key
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "setr_pup_hlg_mobile",
+            {
+                "stem.0": 6,
+                "stages.0.0": 5,
+                "stages.1.0": 4,
+                "stages.1.1": 3,
+                "stages.2.0": 2,
+                "stages.3.0": 1,
+                "norms.0": 0,
+            },
+        ),
+        (
+            "upernet_swin_tiny",
+            {"patch_embed": 6, "layers_0": 5, "layers_1.downsample": 4, "layers_1.blocks.1": 3, "layers_3.blocks.0": 1},
+        ),
+        ("fcn_resnet50", {"conv1": 6, "layer1.0": 5, "layer2.0": 4, "layer2.1": 3, "layer3.0": 2, "layer4.0": 1}),
+    ],
+)
+def test_layer_decay_on_pyramids(name, expected):
+    with torch.device("meta"):
+        model = create_model(name, num_classes=3, **PYRAMIDS[name])
+    depths, names = layer_depths(model), [key for key, _ in model.named_parameters()]
+    for part, depth in expected.items():
+        below = [key for key in names if key.startswith(f"encoder.body.{part}.")]
+        assert {depths.get(key, 0) for key in below} == {depth}, part
+    assert not any(key.startswith(("decoder.", "auxiliary_heads.")) for key in depths)
+
+
 def test_optimizers():
     model = nn.ModuleDict({"decoder": nn.Linear(2, 2)})
     sgd = build_optimizer(model, OptimConfig(momentum=0.8))
