@@ -10,8 +10,8 @@ def add_parser(subparsers: Any) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     check = actions.add_parser(
         "check",
-        help="report pairs, sizes, unreadable files, label histogram, wrong ids",
-        description="Read every image and mask. Exit code 1 if training on them would be wrong.",
+        help="report images, sizes, unreadable files, objects or pixels of each class, wrong labels",
+        description="Read every image and its labels. Exit code 1 if training on them would be wrong.",
     )
     _add_dataset_arguments(check)
     check.set_defaults(run=run)
@@ -47,42 +47,50 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
+    from densevit.cli.data_tables import print_classification, print_detection, print_segmentation
     from densevit.data.base import SegmentationDataset
     from densevit.data.check import check_dataset
     from densevit.data.check_classification import check_images
+    from densevit.data.check_detection import check_objects
+    from densevit.data.detection import DetectionDataset
 
-    dataset = _dataset(args)
+    # count the images without a mask, the faulty annotations ... instead of stopping at them, and look at the masks
+    dataset = _dataset(args, strict=False, masks=None)
     console = Console(stderr=True)
     report: Any
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading", total=_length(dataset))
+
+        def progress(done: int, total: int | None = None) -> None:
+            bar.update(task, completed=done)
+
         if isinstance(dataset, SegmentationDataset):
-            report = check_dataset(dataset, progress=lambda done, _: bar.update(task, completed=done))
+            report, show = check_dataset(dataset, progress=progress), print_segmentation
+        elif isinstance(dataset, DetectionDataset):
+            report, show = check_objects(dataset, progress=progress), print_detection
         else:
-            report = check_images(dataset, progress=lambda done: bar.update(task, completed=done))
+            report, show = check_images(dataset, progress=progress), print_classification
     if args.format == "json":
         print(json.dumps({"data": args.data, "split": args.split, **report.to_dict()}, indent=1))
-    elif not isinstance(dataset, SegmentationDataset):
-        _print_classes(report, title=f"{args.data}, {args.split}")
     else:
-        _print_text(report, title=f"{args.data}, {args.split}")
+        show(report, title=f"{args.data}, {args.split}")
     return 0 if report.ok else 1
 
 
-def _dataset(args: argparse.Namespace) -> Any:
-    """The data set, of segmentation or classification, that the arguments describe."""
+def _dataset(args: argparse.Namespace, **defaults: Any) -> Any:
+    """The data set that the arguments describe; `defaults` are for those options that it has and nobody has set."""
     from densevit.data.base import SegmentationDataset
     from densevit.data.catalog import create_dataset, dataset_options
     from densevit.data.classification import ClassificationDataset
+    from densevit.data.detection import DetectionDataset
     from densevit.data.shards import Shards
     from densevit.errors import UserError
 
-    options = parse_options(args.options)
-    if "strict" in dataset_options(args.data):
-        options.setdefault("strict", False)  # count the images without a mask instead of stopping at them
+    known = dataset_options(args.data)
+    options = {key: value for key, value in defaults.items() if key in known} | parse_options(args.options)
     dataset = create_dataset(args.data, root=args.root, split=args.split, **options)
-    if not isinstance(dataset, (SegmentationDataset, ClassificationDataset, Shards)):
-        raise UserError(f"data {args.action} reads segmentation and classification data sets; {args.data!r} is none")
+    if not isinstance(dataset, (SegmentationDataset, ClassificationDataset, DetectionDataset, Shards)):
+        raise UserError(f"data {args.action} does not read the samples of {args.data!r}; choose another data set")
     return dataset
 
 
@@ -99,7 +107,7 @@ def run_stats(args: argparse.Namespace) -> int:
 
     from densevit.data.stats import band_stats
 
-    dataset = _dataset(args)
+    dataset = _dataset(args, strict=False)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading", total=_length(dataset))
@@ -142,63 +150,3 @@ def parse_options(items: list[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise UserError(f"--set {item!r}: the value is not valid YAML; put it in quotes") from error
     return options
-
-
-def _print_classes(report: Any, *, title: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(soft_wrap=True)
-    console.print(f"[bold]{escape(title)}[/]: {report.num_images} images, {report.num_read} read")
-    if report.smallest:
-        (low_h, low_w), (high_h, high_w) = report.smallest, report.largest
-        console.print(f"sizes (W x H): {low_w}x{low_h} to {high_w}x{high_h}")
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("id", "class", "images"):
-        table.add_column(column, justify="left" if column == "class" else "right")
-    for index, (name, count) in enumerate(zip(report.classes, report.images, strict=True)):
-        table.add_row(str(index), escape(name), f"{count:,}")
-    console.print(table)
-    _print_findings(console, report)
-
-
-def _print_text(report: Any, *, title: str) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console(soft_wrap=True)
-    sizes = report.image_sizes
-    console.print(f"[bold]{escape(title)}[/]: {report.num_pairs} pairs, {report.num_read} read")
-    if sizes:
-        low, high, common = (f"{size[1]}x{size[0]}" for size in (sizes["min"], sizes["max"], sizes["most_common"]))
-        console.print(f"sizes (W x H): {low} to {high}, most often {common} ({sizes['share']:.0%})")
-    table = Table(box=box.SIMPLE_HEAD)
-    for column in ("id", "class", "pixels", "share"):
-        table.add_column(column, justify="left" if column == "class" else "right")
-    total = max(sum(report.pixels), 1)
-    for index, (name, count) in enumerate(zip(report.classes, report.pixels, strict=True)):
-        table.add_row(str(index), escape(name), f"{count:,}", f"{count / total:.2%}" if count else "never seen")
-    table.add_row("", "ignored", f"{report.ignored_pixels:,}", "")
-    for id_, entry in sorted(report.outside.items()):
-        table.add_row(str(id_), "outside the class list", f"{entry['pixels']:,}", "", style="red")
-    console.print(table)
-    _print_findings(console, report)
-
-
-def _print_findings(console: Any, report: Any) -> None:
-    """What a report of either kind found, and the verdict."""
-    from rich.markup import escape
-
-    for text in report.warnings:
-        console.print(f"[yellow]warning[/] {escape(text)}")
-    for text in report.problems:
-        console.print(f"[red]problem[/] {escape(text)}")
-    for item in report.unreadable[1:20]:
-        console.print(f"        {escape(item['reason'])}")
-    console.print("[green]ok[/]: nothing stands in the way of training" if report.ok else
-                  f"[red]{len(report.problems)} problem{'s' if len(report.problems) > 1 else ''}[/]: "
-                  "training on this data would be wrong")  # fmt: skip

@@ -13,6 +13,7 @@ from densevit.data.base import Transform
 from densevit.data.camvid import CamVid
 from densevit.data.cifar10 import CIFAR10
 from densevit.data.cityscapes import Cityscapes
+from densevit.data.coco import Coco
 from densevit.data.folder import Folder
 from densevit.data.hf_datasets import HuggingFaceDataset
 from densevit.data.image_folder import ImageFolder
@@ -21,6 +22,7 @@ from densevit.data.imagenet_v2 import ImageNetV2
 from densevit.data.pascal_context import PascalContext
 from densevit.data.scenes import ScenesClassification, ScenesDetection, ScenesSegmentation
 from densevit.data.shards import Shards
+from densevit.data.yolo import Yolo
 from densevit.errors import UserError, unknown_name
 
 DATASETS: dict[str, Callable[..., Dataset[dict[str, Any]]]] = {
@@ -28,6 +30,7 @@ DATASETS: dict[str, Callable[..., Dataset[dict[str, Any]]]] = {
     "camvid": CamVid,
     "cifar10": CIFAR10,
     "cityscapes": Cityscapes,
+    "coco": Coco,
     "folder": Folder,
     "huggingface": HuggingFaceDataset,
     "image_folder": ImageFolder,
@@ -38,6 +41,7 @@ DATASETS: dict[str, Callable[..., Dataset[dict[str, Any]]]] = {
     "scenes_classification": ScenesClassification,
     "scenes_detection": ScenesDetection,
     "shards": Shards,
+    "yolo": Yolo,
 }
 
 

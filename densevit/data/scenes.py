@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from densevit.data.base import SegmentationDataset, Transform
+from densevit.data.detection import DetectionDataset, Objects
 from densevit.data.scene_layout import PLACES
 from densevit.data.scene_objects import CAR, CLASSES, PEDESTRIAN, SIGN
 from densevit.data.scene_render import Scene, render_scene
@@ -69,8 +70,8 @@ class _Scenes:
         return render_scene([*self._key, index], self.image_size)
 
 
-class ScenesSegmentation(SegmentationDataset):
-    """Generated street scenes with a label for each pixel: {"image", "mask", "id"}."""
+class _FromScenes:
+    """The arguments that the data sets below share. Each says in `_fill` what else it has."""
 
     def __init__(
         self,
@@ -84,79 +85,58 @@ class ScenesSegmentation(SegmentationDataset):
     ) -> None:
         """`num_images` None gives 1000 for train, 200 for val and test. `image_size` is (H, W)."""
         self.scenes = _Scenes(split=split, image_size=image_size, num_images=num_images, seed=seed, cache=cache)
-        super().__init__(self.scenes.ids(), classes=CLASSES, palette=PALETTE, transform=transform)
+        self._fill(self.scenes.ids(), transform)
+
+    def _fill(self, ids: list[str], transform: Transform | None) -> None:
+        raise NotImplementedError
+
+
+class ScenesSegmentation(_FromScenes, SegmentationDataset):
+    """Generated street scenes with a label for each pixel: {"image", "mask", "id"}."""
+
+    def _fill(self, ids: list[str], transform: Transform | None) -> None:
+        SegmentationDataset.__init__(self, ids, classes=CLASSES, palette=PALETTE, transform=transform)
 
     def read(self, index: int) -> tuple[tv_tensors.Image, np.ndarray]:
         scene = self.scenes[index]
         return _image(scene), scene.labels.copy()
 
 
-class ScenesDetection(Dataset[dict[str, Any]]):
-    """Generated street scenes with their objects: {"image", "boxes", "labels", "masks", "id"}.
+class ScenesDetection(_FromScenes, DetectionDataset):
+    """Generated street scenes with their objects (car, pedestrian, sign) and masks; a sample as in `detection.py`."""
 
-    "boxes" are XYXY in pixels, "labels" int64 (N,) index `classes` (car, pedestrian, sign), "masks" are (N, H, W).
-    """
+    def _fill(self, ids: list[str], transform: Transform | None) -> None:
+        classes, palette = [CLASSES[index] for index in THINGS], tuple(PALETTE[index] for index in THINGS)
+        DetectionDataset.__init__(self, ids, classes=classes, palette=palette, has_masks=True, transform=transform)
 
-    classes = tuple(CLASSES[index] for index in THINGS)
-    palette = tuple(PALETTE[index] for index in THINGS)
-
-    def __init__(
-        self,
-        *,
-        split: str = "train",
-        image_size: tuple[int, int] = (128, 128),
-        num_images: int | None = None,
-        seed: int = 0,
-        cache: bool = False,
-        transform: Transform | None = None,
-    ) -> None:
-        self.scenes = _Scenes(split=split, image_size=image_size, num_images=num_images, seed=seed, cache=cache)
-        self.ids = tuple(self.scenes.ids())
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        index = _checked(index, len(self))
+    def read(self, index: int) -> tuple[tv_tensors.Image, Objects]:
         scene = self.scenes[index]
         found, size = scene.instances, scene.labels.shape
-        boxes = torch.tensor([item.box_xyxy for item in found], dtype=torch.float32).reshape(-1, 4)
         masks = np.stack([item.mask for item in found]) if found else np.zeros((0, *size), dtype=bool)
-        sample = {
-            "image": _image(scene),
-            "boxes": tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size),
-            "labels": torch.tensor([THINGS.index(item.class_id) for item in found], dtype=torch.int64),
-            "masks": tv_tensors.Mask(torch.from_numpy(masks)),
-            "id": self.ids[index],
-        }
-        return self.transform(sample) if self.transform else sample
+        return _image(scene), Objects(
+            boxes=np.array([item.box_xyxy for item in found], dtype=np.float32).reshape(-1, 4),
+            labels=np.array([THINGS.index(item.class_id) for item in found], dtype=np.int64),
+            iscrowd=np.zeros(len(found), dtype=bool),
+            area=masks.sum(axis=(1, 2), dtype=np.float64),
+            masks=lambda numbers: masks[numbers],
+        )
 
 
-class ScenesClassification(Dataset[dict[str, Any]]):
+class ScenesClassification(_FromScenes, Dataset[dict[str, Any]]):
     """Generated street scenes with the kind of place: {"image", "label", "id"}."""
 
     classes = PLACES
 
-    def __init__(
-        self,
-        *,
-        split: str = "train",
-        image_size: tuple[int, int] = (128, 128),
-        num_images: int | None = None,
-        seed: int = 0,
-        cache: bool = False,
-        transform: Transform | None = None,
-    ) -> None:
-        self.scenes = _Scenes(split=split, image_size=image_size, num_images=num_images, seed=seed, cache=cache)
-        self.ids = tuple(self.scenes.ids())
-        self.transform = transform
+    def _fill(self, ids: list[str], transform: Transform | None) -> None:
+        self.ids, self.transform = tuple(ids), transform
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        index = _checked(index, len(self))
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)  # ends iteration over the data set
+        index %= len(self)
         scene = self.scenes[index]
         sample = {"image": _image(scene), "label": scene.scene_class, "id": self.ids[index]}
         return self.transform(sample) if self.transform else sample
@@ -165,9 +145,3 @@ class ScenesClassification(Dataset[dict[str, Any]]):
 def _image(scene: Scene) -> tv_tensors.Image:
     """(H, W, 3) -> (3, H, W), always a copy, so that no transform can touch a cached scene."""
     return tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(scene.image.transpose(2, 0, 1))))
-
-
-def _checked(index: int, length: int) -> int:
-    if not -length <= index < length:
-        raise IndexError(index)  # ends iteration over the data set
-    return index % length

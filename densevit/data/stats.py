@@ -10,10 +10,12 @@ from torch import Tensor
 
 from densevit.data.base import SegmentationDataset
 from densevit.data.classification import ClassificationDataset
+from densevit.data.detection import DetectionDataset
 from densevit.data.shards import Shards
 from densevit.errors import UserError
 
 NUM_THREADS = 4
+Images = SegmentationDataset | ClassificationDataset | DetectionDataset | Shards
 Part = tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 """Of one image: pixels, then mean, summed squares around the mean, smallest and largest value of each band."""
 
@@ -32,9 +34,7 @@ class BandStats:
         return asdict(self)
 
 
-def band_stats(
-    dataset: SegmentationDataset | ClassificationDataset | Shards, *, progress: Callable[[int], None] | None = None
-) -> BandStats:
+def band_stats(dataset: Images, *, progress: Callable[[int], None] | None = None) -> BandStats:
     """Read every image and sum up its bands; every pixel counts the same. UserError names a file with NaN or Inf.
 
     The sums are taken around each image's own mean and combined exactly (Chan, Golub and LeVeque, 1979), so that
@@ -61,7 +61,7 @@ def band_stats(
     )
 
 
-def _parts(dataset: SegmentationDataset | ClassificationDataset | Shards) -> Iterator[Part]:
+def _parts(dataset: Images) -> Iterator[Part]:
     """Each image's contribution, in order."""
     if isinstance(dataset, Shards):
         yield from (_of_image(dataset.decode(raw)["image"], raw.name) for raw in dataset.raw_samples())

@@ -60,7 +60,7 @@ def test_images_without_mask_are_counted_not_fatal(root, capsys):
         (["--data", "folder", "--root", "/nowhere"], "/nowhere is not a folder"),
         (["--data", "scenes", "--set", "num_imags=3"], "did you mean 'num_images'"),
         (["--data", "scenes", "--set", "num_images"], "not of the form KEY=VALUE"),
-        (["--data", "scenes_detection"], "'scenes_detection' is none"),
+        (["--data", "scenes_classification"], "does not read the samples of 'scenes_classification'"),
     ],
 )
 def test_mistakes_end_in_one_sentence(args, message, capsys):
@@ -126,3 +126,38 @@ def test_shards(tmp_path, write_shards, capsys):
     assert report["num_read"] == 6  # of the first shard twice, none of the damaged one
     assert report["doubled_ids"] == ["s000", "s001", "s002"]
     assert "train-001.tar is cut short" in report["unreadable"][0]["reason"]
+
+
+def test_detection_data(tmp_path, write_coco, capsys):
+    whole = {"category_id": 2, "bbox": [0, 0, 40, 30], "segmentation": [[0, 0, 40, 0, 40, 30, 0, 30]]}
+    crowd = {"category_id": 7, "bbox": [5, 5, 20, 20], "iscrowd": 1, "segmentation": [[5, 5, 25, 5, 25, 25]]}
+    write_coco(tmp_path, {"a.png": [whole, crowd], "b.png": []})
+    command = ["--data", "coco", "--root", str(tmp_path)]
+    assert main(["data", "check", *command]) == 0
+    out = capsys.readouterr().out
+    assert "2 images, 2 read" in out
+    assert "objects: 1 with masks, 0 small, 1 medium, 0 large; crowd regions: 1; images without object: 1" in out
+    assert "1 of 2 classes have no object: dog" in out
+    assert main(["data", "stats", *command]) == 0
+    assert "mean: [12" in capsys.readouterr().out
+    write_coco(tmp_path, {"a.png": [whole, whole | {"bbox": [70, 0, 5, 5]}, whole | {"category_id": 1}]})
+    assert main(["data", "check", *command, "--format", "json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [row["boxes"] for row in report["histogram"]] == [1, 0]
+    assert [fault["kind"] for fault in report["faults"]] == ["boxes outside their image", "unknown categories"]
+    assert main(["data", "check", *command, "--set", "strict=true"]) == 2
+    assert "and 1 more faults" in capsys.readouterr().err
+
+
+def test_yolo_data(tmp_path, capsys):
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "train").mkdir(parents=True)
+    Image.new("RGB", (60, 40)).save(tmp_path / "images" / "train" / "a.png")
+    (tmp_path / "labels" / "train" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "data.yaml").write_text("names: {0: cat, 1: dog}\n")
+    command = ["data", "check", "--data", "yolo", "--root", str(tmp_path)]
+    assert main(command) == 0
+    assert "objects: 1, 1 small" in capsys.readouterr().out
+    (tmp_path / "labels" / "train" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n2 0.5 0.5 0.5 0.5\n")
+    assert main(command) == 1
+    assert "a.txt, line 2: class 2, but with 2 classes" in capsys.readouterr().out
