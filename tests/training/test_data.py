@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from densevit.errors import UserError
-from densevit.training.data import SeededDataset, SegmentationData, StepSampler
+from densevit.training.data import SegmentationData
+from densevit.training.sample_stream import SeededDataset, StepSampler
 
 
 def batches(**changes):
