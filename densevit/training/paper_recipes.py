@@ -1,86 +1,32 @@
-"""The SETR rows of the paper's Tables 3, 4, 5, 6 and 9, and of Pascal Context, as recipes beside the reported mIoU.
+"""The segmentation rows of the paper's Tables 3, 4, 5, 6 and 9, and of Pascal Context, beside the reported mIoU.
 
 A recipe is data set x model x schedule: each number stands here once, the combinations are made. Where the paper is
 silent, the authors' published configuration is followed: learning rates by data set and decoder, the floor of the
-schedule, the head's factor of 10, the loss averaged over all pixels, photometric distortion. The rows with HLG and with
-ResNet encoders are not among them.
+schedule, the head's factor of 10, the loss averaged over all pixels, photometric distortion. The rows of FCN, Semantic
+FPN and UperNet are those of mmsegmentation and Swin, with the settings published there.
 
 Not composed: "SETR-PUP" of Table 9 trained on fine and coarse images (81.64 on the test server), whose schedule is
 nowhere given; `--data.args.coarse=true --data.train_split=train_extra` trains on the coarse ones.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from densevit.inference.settings import InferenceConfig
-from densevit.training.config import (
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    OptimConfig,
-    SegmentationExperiment,
-    TrainConfig,
+from densevit.training.config import ModelConfig, OptimConfig, SegmentationExperiment
+from densevit.training.paper_benchmarks import (
+    ADE20K,
+    CITYSCAPES,
+    LOSS,
+    PASCAL_CONTEXT,
+    PRETRAINED,
+    Benchmark,
+    PaperRow,
+    schedule,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PaperRow:
-    """A recipe and what the paper reports for it: mIoU in percent on the validation set, None where it gives none."""
-
-    experiment: SegmentationExperiment
-    source: str
-    miou: float | None = None
-    """At a single scale."""
-    miou_ms: float | None = None
-    """At the paper's six scales, mirrored as well: `--eval.scales=[0.5,0.75,1,1.25,1.5,1.75] --eval.flip=true`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
-    """A data set with its augmentation, its evaluation and the learning rate of each decoder."""
-
-    data: DataConfig
-    eval: InferenceConfig
-    lr: Mapping[str, float]
-
-
-def _benchmark(
-    name: str, *, crop: int, base: tuple[int, int], stride: int, batch_size: int, lr: Mapping[str, float]
-) -> Benchmark:
-    size = (crop, crop)
-    return Benchmark(
-        data=DataConfig(name=name, batch_size=batch_size, crop_size=size, resize_base=base),
-        eval=InferenceConfig(mode="slide", resize=base, crop_size=size, stride=(stride, stride)),
-        lr=lr,
-    )
-
-
-CITYSCAPES = _benchmark(
-    "cityscapes",
-    crop=768,
-    base=(2049, 1025),
-    stride=512,
-    batch_size=8,
-    lr={"naive": 0.01, "pup": 0.01, "mla": 0.002},
-)
-ADE20K = _benchmark(
-    "ade20k", crop=512, base=(2048, 512), stride=341, batch_size=16, lr={"naive": 0.01, "pup": 0.001, "mla": 0.001}
-)
-_CONTEXT = _benchmark("pascal_context", crop=480, base=(520, 520), stride=320, batch_size=16, lr=ADE20K.lr)
-NO_LIMIT = 10_000
-PASCAL_CONTEXT = replace(_CONTEXT, eval=replace(_CONTEXT.eval, resize=(NO_LIMIT, min(_CONTEXT.eval.resize or ()))))
-"""60 classes. Tested with the short side at 520 and no limit on the long one, so that a window of 480 always fits."""
+from densevit.training.paper_recipes_pyramid import PYRAMID_ROWS
 
 SGD = OptimConfig(optimizer="sgd", momentum=0.9, weight_decay=0.0, head_lr_mult=10.0, poly_power=0.9, min_lr=1e-4)
-LOSS = LossConfig(mean_over="all", auxiliary_weight=0.4)
-
-JX_VIT_LARGE = (
-    "https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-vitjx/jx_vit_large_p16_384-b3be5167.pth"
-)
-"""The authors' weights of T-Large, which timm's own name no longer means."""
-PRETRAINED: dict[str, bool | str] = {"vit_large": JX_VIT_LARGE}
-"""Encoder -> weights, where they are not those of timm under our name."""
 
 
 def setr(
@@ -102,7 +48,7 @@ def setr(
         data=benchmark.data,
         optim=replace(SGD, lr=benchmark.lr[decoder]),
         loss=LOSS,
-        train=TrainConfig(num_steps=num_steps, val_every_steps=num_steps // 10, log_every_steps=50),
+        train=schedule(num_steps),
         eval=benchmark.eval,
     )
 
@@ -187,7 +133,7 @@ def _rows() -> dict[str, PaperRow]:
     return rows
 
 
-PAPER_ROWS = _rows()
+PAPER_ROWS = _rows() | PYRAMID_ROWS
 """Recipe name -> its row."""
 
 RUN_HERE: dict[str, float] = {}

@@ -27,11 +27,24 @@ SEGMENTATION = [name for name in RECIPES if get_recipe(name).task == "segmentati
 DISTINCT = {key_of(get_recipe(name)): name for name in reversed(SEGMENTATION)}
 
 
+SMALL_PYRAMIDS = {
+    "hlg": {"embed_dims": (8, 16, 16, 32), "num_heads": (1, 1, 1, 1), "depths": (1, 1, 1, 1)},
+    "swin": {"embed_dim": 8, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)},
+    "resnet101": {"layers": (1, 1, 1, 1)},
+}
+
+
 def shrink(experiment):
-    """The recipe with a four-block encoder on 32 x 48 pixels."""
-    args = {**experiment.model.args, "image_size": (32, 48), "channels": 16}
-    args["encoder_args"] = {**args.get("encoder_args", {}), **SMALL_VIT}
-    return replace(experiment, model=replace(experiment.model, pretrained=False, args=args))
+    """The recipe with an encoder of four blocks, for 32 x 48 pixels."""
+    model = experiment.model
+    kind = next((kind for kind in SMALL_PYRAMIDS if kind in model.name), None)
+    if kind is None:
+        args = {**model.args, "image_size": (32, 48), "channels": 16}
+        args["encoder_args"] = {**args.get("encoder_args", {}), **SMALL_VIT}
+    else:
+        args = {**model.args, "encoder_args": SMALL_PYRAMIDS[kind]}
+        args["decoder_args"] = {**args.get("decoder_args", {}), "channels": 16}
+    return replace(experiment, model=replace(model, pretrained=False, args=args))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -80,11 +93,13 @@ def test_unknown_names_have_near_matches():
 
 
 def test_the_rows_of_the_paper():
-    """Table 3 has 26 cells with a number beside two of its variants; 4 and 5 have seven SETR models on ADE20K."""
+    """Table 3 has 26 cells with a number beside two of its variants, and FCN and Semantic FPN; Table 5 has seven SETR
+    models on ADE20K, three with HLG, three of Swin and FCN.
+    """
     by_data = {}
     for row in PAPER_ROWS.values():
         by_data.setdefault(row.experiment.data.name, []).append(row)
-    assert {name: len(rows) for name, rows in by_data.items()} == {"cityscapes": 28, "ade20k": 7, "pascal_context": 5}
+    assert {name: len(rows) for name, rows in by_data.items()} == {"cityscapes": 34, "ade20k": 14, "pascal_context": 5}
     assert PAPER_ROWS["setr_pup_vit_large_cityscapes_80k"].miou == 79.34
     assert PAPER_ROWS["setr_pup_vit_large_cityscapes_80k"].miou_ms == 82.2
     assert PAPER_ROWS["setr_pup_vit_large_cityscapes_40k"].miou_ms is None
@@ -120,3 +135,25 @@ def test_the_protocol_of_a_row(name, lr):
     assert experiment.eval.stride == (stride, stride)
     assert experiment.data.batch_size == batch
     assert (experiment.data.ratio_range, experiment.data.cat_max_ratio) == ((0.5, 2.0), 0.75)
+
+
+@pytest.mark.parametrize("name", [name for name in PAPER_ROWS if name.startswith("setr_pup_hlg")])
+def test_the_protocol_of_setr_pup_hlg(name):
+    experiment = get_recipe(name)
+    optim = experiment.optim
+    assert (optim.optimizer, optim.lr, optim.betas, optim.weight_decay) == ("adamw", 6e-5, (0.9, 0.999), 0)
+    assert (optim.head_lr_mult, optim.poly_power, optim.min_lr) == (10, 1, 0)
+    assert (optim.warmup_steps, optim.warmup_ratio) == (1500, 1e-6)
+    assert (experiment.loss.mean_over, experiment.loss.auxiliary_weight, experiment.data.batch_size) == ("all", 0.4, 16)
+    crop, stride, num_steps = {"cityscapes": (768, 512, 80_000), "ade20k": (512, 341, 160_000)}[experiment.data.name]
+    assert experiment.data.crop_size == experiment.eval.crop_size == (crop, crop)
+    assert (experiment.eval.stride, experiment.train.num_steps) == ((stride, stride), num_steps)
+
+
+def test_the_rows_with_hlg_and_those_compared_with():
+    assert PAPER_ROWS["setr_pup_hlg_small_ade20k_160k"].miou_ms == 47.3
+    assert PAPER_ROWS["setr_pup_hlg_large_cityscapes_80k"].miou_ms == 82.9
+    assert PAPER_ROWS["fcn_resnet101_cityscapes_80k"].miou == 75.52
+    assert PAPER_ROWS["upernet_swin_base_ade20k_160k"].experiment.model.pretrained.endswith("ms_in1k")
+    assert PAPER_ROWS["upernet_swin_tiny_ade20k_160k"].experiment.optim.head_lr_mult == 1
+    assert PAPER_ROWS["semantic_fpn_resnet101_cityscapes_80k"].experiment.eval.mode == "whole"
