@@ -33,7 +33,7 @@ def evaluate(
     UserError if the data set's classes are not the model's.
     """
     kind = TASKS[experiment.task]
-    data = kind.data(experiment.data, num_batches=1, seed=0)
+    data = kind.data(experiment, num_batches=1, seed=0)
     check_classes(info.classes, data.classes, data_name=experiment.data.name)
     only_model = replace(experiment, train=replace(experiment.train, ema=None, compile=False))
     task = kind.task.for_data(only_model, model, data, training=False).to(device).eval()

@@ -76,7 +76,7 @@ def fit(experiment: Experiment, run_dir: str | Path, *, resume: bool = False) ->
         return _finish(run_dir)
     L.seed_everything(train.seed, verbose=False)
     kind = TASKS[experiment.task]
-    data = kind.data(experiment.data, num_batches=train.num_steps * train.accumulate, seed=train.seed)
+    data = kind.data(experiment, num_batches=train.num_steps * train.accumulate, seed=train.seed)
     data.start_batch = done * train.accumulate
     _ = data.train_set  # made here, so that bad data leaves no run behind
     model = build_model(experiment.model, num_classes=len(data.classes), task=experiment.task)

@@ -15,10 +15,12 @@ from densevit.training.config import (
     TrainConfig,
 )
 from densevit.training.config_classification import ClassificationExperiment
+from densevit.training.config_detection import DetectionExperiment
 from densevit.training.paper_recipes import PAPER_ROWS
 from densevit.training.recipes_classification import CIFAR10_MODELS, CLASSIFICATION_RECIPES
+from densevit.training.recipes_detection import COCO_ROWS, DETECTION_RECIPES
 
-Experiment = SegmentationExperiment | ClassificationExperiment
+Experiment = SegmentationExperiment | DetectionExperiment | ClassificationExperiment
 
 Recipe = Callable[[], Experiment]
 
@@ -112,6 +114,10 @@ def _paper_row(name: str) -> SegmentationExperiment:
     return PAPER_ROWS[name].experiment
 
 
+def _coco_row(name: str) -> DetectionExperiment:
+    return COCO_ROWS[name].experiment
+
+
 RECIPES: dict[str, Recipe] = {
     "demo": demo,
     "setr_small": setr_small,
@@ -120,6 +126,8 @@ RECIPES: dict[str, Recipe] = {
     "camvid_naive": lambda: camvid("naive"),
     "camvid_mla": lambda: camvid("mla"),
     **{name: partial(_paper_row, name) for name in PAPER_ROWS},
+    **DETECTION_RECIPES,
+    **{name: partial(_coco_row, name) for name in COCO_ROWS},
     **CLASSIFICATION_RECIPES,
 }
 

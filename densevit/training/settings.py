@@ -16,11 +16,13 @@ import yaml
 from densevit.errors import UserError, unknown_name
 from densevit.training.config import SegmentationExperiment
 from densevit.training.config_classification import ClassificationExperiment
+from densevit.training.config_detection import DetectionExperiment
 from densevit.training.recipes import Experiment, get_recipe
 from densevit.training.setting_errors import wrong_type
 
 EXPERIMENTS: dict[str, type[Any]] = {
     "segmentation": SegmentationExperiment,
+    "detection": DetectionExperiment,
     "classification": ClassificationExperiment,
 }
 """Task -> its experiment."""

@@ -11,6 +11,8 @@ from densevit.training.classification import ClassificationTask
 from densevit.training.classification_data import ClassificationData
 from densevit.training.config import TrainConfig
 from densevit.training.data import SegmentationData
+from densevit.training.detection import DetectionTask
+from densevit.training.detection_data import DetectionData
 from densevit.training.pictures import SamplePictures
 from densevit.training.segmentation import SegmentationTask
 from densevit.training.task import Task
@@ -23,7 +25,7 @@ class TaskKind:
     task: type[Task]
     """Losses and validation."""
     data: Callable[..., Any]
-    """(experiment.data, num_batches=, seed=) -> a data module with `classes`."""
+    """(experiment, num_batches=, seed=) -> a data module with `classes`."""
     callbacks: Callable[[TrainConfig, Path], list[L.Callback]] = lambda train, run_dir: []
     """What else a training into a run folder does."""
 
@@ -32,7 +34,21 @@ def _sample_pictures(train: TrainConfig, run_dir: Path) -> list[L.Callback]:
     return [SamplePictures(run_dir / "pictures", num_pictures=train.num_sample_pictures)]
 
 
+def _segmentation_data(experiment: Any, **place: int) -> SegmentationData:
+    return SegmentationData(experiment.data, **place)
+
+
+def _classification_data(experiment: Any, **place: int) -> ClassificationData:
+    return ClassificationData(experiment.data, **place)
+
+
+def _detection_data(experiment: Any, **place: int) -> DetectionData:
+    sides = {"short_side": experiment.eval.short_side, "long_side": experiment.eval.long_side}
+    return DetectionData(experiment.data, **place, **sides)
+
+
 TASKS: dict[str, TaskKind] = {
-    "segmentation": TaskKind(task=SegmentationTask, data=SegmentationData, callbacks=_sample_pictures),
-    "classification": TaskKind(task=ClassificationTask, data=ClassificationData),
+    "segmentation": TaskKind(task=SegmentationTask, data=_segmentation_data, callbacks=_sample_pictures),
+    "detection": TaskKind(task=DetectionTask, data=_detection_data),
+    "classification": TaskKind(task=ClassificationTask, data=_classification_data),
 }
