@@ -117,6 +117,8 @@ class Predictor:
         no model there.
         """
         model, info = load_pretrained(default_model() if source is None else source)
+        if inference is not None and info.task != "segmentation":
+            raise UserError(f"inference is for segmentation, but {source} is a model for {info.task}; leave it out")
         if info.task == "classification":
             from densevit.classifier import Classifier
 

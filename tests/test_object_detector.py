@@ -11,6 +11,7 @@ import densevit
 from densevit.errors import UserError
 from densevit.evaluation.rle import decode_masks
 from densevit.inference.detection_settings import DetectionConfig
+from densevit.inference.settings import InferenceConfig
 from densevit.models.catalog import create_model
 from densevit.object_detector import ObjectDetector
 from densevit.weights.pretrained import ModelInfo, save_pretrained
@@ -140,6 +141,8 @@ def test_a_real_detector_from_its_file(name, tmp_path):
         for kind in (densevit.ObjectDetector, densevit.Predictor):
             detector = kind.from_pretrained(tmp_path, device="cpu", dtype=dtype)
             assert isinstance(detector, ObjectDetector)
+            with pytest.raises(UserError, match="inference is for segmentation"):
+                densevit.Predictor.from_pretrained(tmp_path, inference=InferenceConfig())
         result = detector(picture, score_threshold=0)
         assert 0 < len(result) <= 100
         assert (np.diff(result.scores) <= 0).all()
