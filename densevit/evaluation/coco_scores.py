@@ -111,10 +111,10 @@ class DetectionScores(NamedTuple):
     @property
     def baseline(self) -> str:
         """What a constant guess would have had, as a sentence."""
-        num_classes = sum(count > 0 for count in self.support)
+        there = sum(count > 0 for count in self.support)
         return (
-            f"finding nothing has AP 0.00 %; there are {sum(self.support):,} objects of {num_classes} classes "
-            f"in {self.num_images:,} images"
+            f"finding nothing has AP 0.00 %; to be found: {_count(sum(self.support), 'object')} "
+            f"of {_count(there, 'class')} in {_count(self.num_images, 'image')}"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,6 +172,12 @@ def _mean(values: NDArray[np.float64]) -> float:
     """Mean without nan; nan if nothing else is there."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else math.nan
+
+
+def _count(number: int, noun: str) -> str:
+    """ "1 class", "2 classes"."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def _or_none(value: float) -> float | None:

@@ -16,7 +16,9 @@ from densevit.visualize.overlay import Picture
 from densevit.visualize.strip import picture_grid
 
 SHOWN_FROM = 0.3
-"""Objects of a lower score are not drawn."""
+"""Objects of a lower score are not drawn ..."""
+MOST = 20
+"""... nor more than so many, which an untrained model finds everywhere."""
 CELL_WIDTH = 480
 
 
@@ -32,7 +34,7 @@ class DetectionPictures(SamplePictures):
             image = sample["image"].as_subclass(Tensor).to(task.device)
             found = task.detect({"image": [image], "size": [sample["size"]]})[0]
             kept = found["scores"] >= SHOWN_FROM
-            found = {name: values[kept] for name, values in found.items()}
+            found = {name: values[kept][:MOST] for name, values in found.items()}
             rows.append([self._cell(task, sample, sample["truth"]), self._cell(task, sample, found)])
         return picture_grid(
             rows, titles=["truth", "prediction"], captions=[sample["id"] for sample in samples], cell_width=CELL_WIDTH

@@ -93,7 +93,7 @@ def model_card(info: ModelInfo, *, name: str = "user/model", license: str = "unk
         "Training": _training(info.training),
         "Limits": _LIMITS.format(own=_LIMITS_OF.get(info.task, "It knows no other classes than those above.")),
     }
-    what = _TASKS.get(info.task, "A model of {} classes.").format(len(info.classes))
+    what = _TASKS.get(info.task, "A model of {} classes.").format(len(info.classes)).replace(" 1 classes", " 1 class")
     head = f"# {name if name != 'user/model' else architecture}\n\n{what}\nArchitecture: `{architecture}` of densevit."
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items())
     return f"---\n{_header(info, license=license)}---\n{MARKER}\n\n{head}\n\n{body}\n"

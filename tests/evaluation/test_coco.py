@@ -191,6 +191,7 @@ def test_by_hand():
     perfect = score([objects([box], [0], size, scores=[0.3])], [truth], [1], [size])
     assert perfect.box.ap == perfect.mask.ap == perfect.headline == 1
     assert perfect.support == (1, 0, 0, 0)
+    assert perfect.baseline.endswith("to be found: 1 object of 1 class in 1 image")
     assert math.isnan(perfect.box.summary()["ap_large"])
     assert score([wrong_class], [truth], [1], [size]).box.ap == 0
     # IoU 13/20 = 0.65 is enough for the thresholds 0.50, 0.55, 0.60 and 0.65
@@ -258,7 +259,7 @@ def test_json_and_table():
     assert f"{100 * scores.mask.class_ap[0]:.2f}" in text
     assert f"{100 * scores.box.summary()['ar_small']:.2f}" in text
     assert max(map(len, text.splitlines())) <= 110
-    assert "12 images" in scores.baseline
+    assert "objects of 3 classes in 12 images" in scores.baseline
     ap = np.linspace(0, 1, 200)[None, :, None].repeat(10, 0).repeat(4, 2)
     many = scores._replace(
         classes=tuple(map(str, range(200))),

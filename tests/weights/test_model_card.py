@@ -1,5 +1,7 @@
 """Model cards of detectors; those of segmentation are tested with the files they are saved in."""
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
@@ -45,6 +47,11 @@ def test_card_of_a_detector(name):
     assert "| short sides | 640, 800 |" in text
     assert "Every pixel" not in text
     assert "Objects of other classes" in text
+
+
+def test_one_class():
+    card = model_card(replace(info("retinanet_hlg_tiny"), classes=("person",), palette=((0, 0, 0),)))
+    assert "finds the objects of 1 class in an image" in card
 
 
 def test_the_info_keeps_category_ids():
