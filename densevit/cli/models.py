@@ -9,7 +9,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "models",
         help="list the models",
-        description="List the models by name. Any plain ViT that timm knows works too: setr_pup_NAME.",
+        description="List the models by name. Any plain ViT that timm knows works "
+        "too, setr_pup_NAME, and any of its encoders of several strides, upernet_NAME or semantic_fpn_NAME.",
     )
     parser.add_argument("pattern", nargs="?", default="*", help="shell wildcard such as 'setr_mla_*' (quote it)")
     parser.add_argument("--kind", help="task, such as segmentation; all when left out")

@@ -25,7 +25,7 @@ class ModelConfig:
     """Which model."""
 
     name: str = "setr_pup_vit_small"
-    """A name of `densevit models`, or setr_{naive,pup,mla}_NAME for any plain ViT of timm."""
+    """A name of `densevit models`; setr_{naive,pup,mla}_NAME or {upernet,semantic_fpn,fcn}_NAME with a NAME of timm."""
     pretrained: bool | str = False
     """True: the encoder's weights from timm; a path, URL or hub name: from there; False: from random numbers."""
     args: dict[str, Any] = field(default_factory=dict)
