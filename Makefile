@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DATA ?= ../shared/data
+STREETS ?=
 
-.PHONY: demo test test-slow lint format bench clean
+.PHONY: demo test test-slow lint format bench packaged-model clean
 
-demo: $(READY)  ## train, score and show a small model on generated street scenes, about five minutes
+demo: $(READY)  ## segmentation, detection and the packaged model on one page, a few minutes; STREETS=folder for yours
 	rm -rf runs/demo
-
-	$(BIN)/densevit demo --out runs/demo
+	$(BIN)/densevit demo --out runs/demo $(STREETS)
 
 test: $(READY)  ## the default tests
 	$(BIN)/python -m pytest
@@ -28,6 +29,11 @@ format: $(READY)
 
 bench: $(READY)  ## the committed benchmarks, both sides in one run
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+packaged-model: $(READY)  ## train the model in the package afresh, two hours; needs DATA=folder with cifar10 and camvid
+	$(BIN)/densevit fit --recipe cifar10 --data.root=$(DATA)/cifar10 --out runs/cifar10
+	$(BIN)/densevit fit --recipe camvid_hlg --data.root=$(DATA)/camvid --model.pretrained=runs/cifar10 --out runs/camvid_hlg
+	$(BIN)/python tools/pack_default_model.py runs/camvid_hlg
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -80,8 +80,19 @@ class SeededDataset(Dataset[Any]):
             return self.dataset[index]
 
 
+GRACE_SECONDS = 60
+"""How long a loading process outlives SIGTERM: time for the main process to finish its step and save."""
+
+
 def start_worker(worker: int) -> None:
-    """What every loading process does first."""
+    """What every loading process does first.
+
+    Signals to stop reach the whole process group, and the main process decides what they mean. SIGTERM is also how a
+    main process that ends with an error asks its workers to go, so it is put off, not ignored.
+    """
     torch.set_num_threads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the whole process group; the main process decides
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE_SECONDS))
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
