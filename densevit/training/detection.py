@@ -58,7 +58,8 @@ class DetectionTask(Task):
         return {"loss": torch.stack([*parts.values()]).sum()} | parts
 
     def probe(self, batch: Batch) -> None:
-        self.model(batch["image"], batch["target"])
+        with torch.compiler.set_stance("force_eager"):
+            self.model(batch["image"], batch["target"])
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.val_scores.update(self.detect(batch), batch["truth"], batch["image_id"], batch["size"])

@@ -177,7 +177,7 @@ OPEN_ENDED = ("model.args.", "data.args.", "loss.terms.")
 
 
 def _is_known(key: str, keys: Sequence[str]) -> bool:
-    return key in keys or key.startswith(OPEN_ENDED)
+    return key in keys or any(key.startswith(part) and part[:-1] in keys for part in OPEN_ENDED)
 
 
 def _unknown_setting(key: str, keys: Sequence[str]) -> UserError:

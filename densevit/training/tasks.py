@@ -13,6 +13,7 @@ from densevit.training.config import TrainConfig
 from densevit.training.data import SegmentationData
 from densevit.training.detection import DetectionTask
 from densevit.training.detection_data import DetectionData
+from densevit.training.detection_pictures import detection_pictures
 from densevit.training.pictures import SamplePictures
 from densevit.training.segmentation import SegmentationTask
 from densevit.training.task import Task
@@ -49,6 +50,6 @@ def _detection_data(experiment: Any, **place: int) -> DetectionData:
 
 TASKS: dict[str, TaskKind] = {
     "segmentation": TaskKind(task=SegmentationTask, data=_segmentation_data, callbacks=_sample_pictures),
-    "detection": TaskKind(task=DetectionTask, data=_detection_data),
+    "detection": TaskKind(task=DetectionTask, data=_detection_data, callbacks=detection_pictures),
     "classification": TaskKind(task=ClassificationTask, data=_classification_data),
 }
