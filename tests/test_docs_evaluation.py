@@ -64,6 +64,6 @@ def test_the_settings_named_exist():
     model_args = set(re.findall(r"model\.args\.([a-z_]+)", DISAGREE))
     assert len(model_args) >= 4
     assert model_args <= set(inspect.signature(create_setr).parameters)
-    hlg_args = set(re.findall(r"`([a-z_]+)=(?!\w+\.)", DISAGREE.split("## HLG")[1]))
+    hlg_args = set(re.findall(r"`([a-z_]+)=(?!\w+\.)", DISAGREE.split("## HLG")[1].split("\n## ")[0]))
     assert "local_key" in hlg_args
     assert hlg_args <= set(inspect.signature(HLG).parameters)
