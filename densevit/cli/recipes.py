@@ -15,7 +15,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "recipes",
         help="list named experiments, or print one as YAML",
-        description="List the recipes beside the paper's mIoU (%) and what was reached here; or print one as YAML.",
+        description="List the recipes beside the paper's mIoU or AP (%) and what was reached here; or print one as "
+        "YAML.",
         allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="print every setting of this recipe (for --config)")
@@ -31,14 +32,14 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "json":
         print(json.dumps(rows, indent=2))
     elif args.format == "markdown":
-        print(markdown_table(rows))
+        print(markdown_table(rows), detection_markdown_table(rows), sep="\n\n")
     else:
         from rich.console import Console
 
         console = Console()
         if not console.is_terminal:
             console.width = WIDE
-        console.print(_table(rows, wide=console.width >= WIDE))
+        console.print(*_tables(rows, wide=console.width >= WIDE), sep="\n\n")
     return 0
 
 
@@ -57,34 +58,50 @@ def _settings(name: str, *, as_json: bool) -> str:
 def _rows() -> list[dict[str, Any]]:
     from densevit.training.paper_recipes import PAPER_ROWS, RUN_HERE
     from densevit.training.recipes import RECIPES, get_recipe
+    from densevit.training.recipes_detection import COCO_ROWS
 
     rows = []
     for name in RECIPES:
-        experiment, paper = get_recipe(name), PAPER_ROWS.get(name)
+        experiment, paper, coco = get_recipe(name), PAPER_ROWS.get(name), COCO_ROWS.get(name)
         rows.append(
             {
                 "name": name,
+                "task": experiment.task,
                 "model": experiment.model.name,
                 "data": experiment.data.name,
                 "num_steps": experiment.train.num_steps,
-                "paper": paper and paper.source,
+                "paper": (paper and paper.source) or (coco and coco.source),
                 "paper_miou": paper and paper.miou,
                 "paper_miou_ms": paper and paper.miou_ms,
                 "run_here_miou": RUN_HERE.get(name),
+                "paper_box_ap": coco and coco.box_ap,
+                "paper_mask_ap": coco and coco.mask_ap,
             }
         )
     return rows
 
 
-def _table(rows: list[dict[str, Any]], *, wide: bool) -> "Table":
+SCORES = {"paper mIoU": "paper_miou", "multi-scale": "paper_miou_ms"}
+DETECTION_SCORES = {"paper box AP": "paper_box_ap", "mask AP": "paper_mask_ap"}
+"""Column -> entry of a row."""
+
+
+def _tables(rows: list[dict[str, Any]], *, wide: bool) -> "list[Table]":
+    """Detection has scores of its own."""
+    detection = [row for row in rows if row["task"] == "detection"]
+    others = [row for row in rows if row["task"] != "detection"]
+    return [_table(others, SCORES, wide=wide), _table(detection, DETECTION_SCORES, wide=wide)]
+
+
+def _table(rows: list[dict[str, Any]], scores: dict[str, str], *, wide: bool) -> "Table":
     """The recipes; data set and steps, which most names tell, only where there is room."""
     from rich.table import Table
 
     table = Table("recipe", *(["data", "steps"] if wide else []), box=None, pad_edge=False)
-    for column in ("paper mIoU", "multi-scale", "run here"):
+    for column in (*scores, "run here"):
         table.add_column(column, justify="right")
     for row in rows:
-        paper = (_number(row[key], "-") for key in ("paper_miou", "paper_miou_ms"))
+        paper = (_number(row[key], "-") for key in scores.values())
         here = _number(row["run_here_miou"], "no" if row["paper"] else "-")
         about = (row["data"], f"{row['num_steps']:,}") if wide else ()
         table.add_row(row["name"], *about, *paper, here)
@@ -94,16 +111,25 @@ def _table(rows: list[dict[str, Any]], *, wide: bool) -> "Table":
 
 
 def markdown_table(rows: list[dict[str, Any]]) -> str:
-    """The rows of the paper as the table of `docs/recipes.md`, mIoU in percent."""
+    """The paper's rows of segmentation as the table of `docs/recipes.md`, mIoU in percent."""
+    return _markdown(rows, {"mIoU there": "paper_miou", "multi-scale there": "paper_miou_ms"}, task="segmentation")
+
+
+def detection_markdown_table(rows: list[dict[str, Any]]) -> str:
+    """The paper's rows of detection likewise, AP in percent."""
+    return _markdown(rows, {"box AP there": "paper_box_ap", "mask AP there": "paper_mask_ap"}, task="detection")
+
+
+def _markdown(rows: list[dict[str, Any]], scores: dict[str, str], *, task: str) -> str:
     lines = [
-        "| recipe | steps | of the paper | mIoU there | multi-scale there | run here |",
-        "|---|--:|---|--:|--:|--:|",
+        f"| recipe | steps | of the paper | {' | '.join(scores)} | run here |",
+        f"|---|--:|---|{'--:|' * (len(scores) + 1)}",
     ]
     for row in rows:
-        if row["paper"]:
-            scores = (_number(row[key], "-") for key in ("paper_miou", "paper_miou_ms"))
+        if row["paper"] and row["task"] == task:
+            numbers = (_number(row[key], "-") for key in scores.values())
             here = _number(row["run_here_miou"], "no")
-            cells = (f"`{row['name']}`", f"{row['num_steps']:,}", row["paper"], *scores, here)
+            cells = (f"`{row['name']}`", f"{row['num_steps']:,}", row["paper"], *numbers, here)
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
