@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from densevit.weights.default_model import DEFAULT_MODEL
-from densevit.weights.pretrained import load_pretrained, save_pretrained
+from densevit.weights.pretrained import MODEL_FILE, load_pretrained, save_pretrained
 
 ASSETS = Path(__file__).parent.parent / "densevit" / "assets"
 MAX_BYTES = 12_000_000
@@ -22,7 +22,8 @@ def public(training: dict) -> dict:
     data, model = dict(training["data"]), dict(training["model"])
     data["root"] = None
     if isinstance(model["pretrained"], str):
-        model["pretrained"] = Path(model["pretrained"]).name
+        path = Path(model["pretrained"])
+        model["pretrained"] = path.parent.name if path.name == MODEL_FILE else path.name
     return {**training, "data": data, "model": model}
 
 
