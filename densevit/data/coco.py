@@ -47,16 +47,19 @@ class Coco(DetectionDataset):
         images: str | None = None,
         annotations: str | None = None,
         keep_empty: bool = True,
+        num_images: int | None = None,
         channels: int = 3,
         strict: bool = True,
     ) -> None:
         """`masks` True: samples have masks; None: if the file has any.
 
         `images` and `annotations` are the folder and the file where they are not in a usual place, below `root` and
-        with {split} for the split. `keep_empty` False leaves out images without an object to learn. Boxes are clipped
-        to their image, those without area are left out. UserError for every other fault, unless `strict` is False:
-        then faulty entries are left out and noted in `faults`.
+        with {split} for the split. `keep_empty` False leaves out images without an object to learn; `num_images` takes
+        the first of the rest alone. Boxes are clipped to their image, those without area are left out. UserError for
+        every other fault, unless `strict` is False: then faulty entries are left out and noted in `faults`.
         """
+        if num_images is not None and num_images < 1:
+            raise UserError(f"num_images {num_images} must be at least 1; leave it out for all images")
         base = check_root(root, name="coco", layout="annotations/instances_SPLIT.json and a folder of images")
         self.file = _annotation_file(base, split, annotations)
         self.faults = Faults()
@@ -78,10 +81,10 @@ class Coco(DetectionDataset):
         if strict:
             self.faults.refuse(f"annotations {self.file}")
         kept = range(len(self.entries)) if keep_empty else np.flatnonzero(self.table.num_single()).tolist()
-        self._numbers = tuple(kept)
+        self._numbers = tuple(kept)[:num_images]
         super().__init__(
-            [str(PurePosixPath(self.entries[n].file_name).with_suffix("")) for n in kept],
-            image_ids=[self.entries[n].id for n in kept],
+            [str(PurePosixPath(self.entries[n].file_name).with_suffix("")) for n in self._numbers],
+            image_ids=[self.entries[n].id for n in self._numbers],
             classes=classes,
             category_ids=category_ids,
             has_masks=has_masks,

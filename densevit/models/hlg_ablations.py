@@ -20,9 +20,9 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from densevit.errors import unknown_name
+from densevit.models.attention import BiasedAttention
 from densevit.models.hlg import HLG, create_hlg
 from densevit.models.hlg_layer import (
-    BiasedAttention,
     FullAttention,
     HLGLayer,
     SpatialSmoothing,

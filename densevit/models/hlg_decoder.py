@@ -12,7 +12,8 @@ from timm.layers import Mlp
 from torch import Tensor, nn
 
 from densevit.errors import UserError, unknown_name
-from densevit.models.hlg_layer import HLGLayer, window_attention
+from densevit.models.attention import window_attention
+from densevit.models.hlg_layer import HLGLayer
 from densevit.models.layers import NormName, conv_norm_relu, resize
 from densevit.models.position_bias import DynamicPositionBias, window_bias
 from densevit.models.setr import PUPDecoder

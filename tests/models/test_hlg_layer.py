@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import densevit.models.hlg_layer as hlg_layer
 from densevit.errors import UserError
+from densevit.models import attention, hlg_layer
 from densevit.models.hlg_layer import FullAttention, HLGLayer, LocalGlobalAttention
 
 CASES = [((14, 14), 1), ((14, 14), "span"), ((7, 14), "span"), ((9, 16), 1), ((9, 16), "span"), ((10, 13), 2)]
@@ -188,7 +188,8 @@ def test_padded_cells_influence_nothing(monkeypatch, dilation, window_embedding)
         calls.append(grid.padding)
         return pad(t, grid, value=float("nan"))
 
-    monkeypatch.setattr(hlg_layer, "pad_map", pad_with_garbage)
+    for module in (attention, hlg_layer):
+        monkeypatch.setattr(module, "pad_map", pad_with_garbage)
     assert torch.equal(attn(x), expected)
     assert calls
     assert dilation == 1 or any(calls[0])
@@ -199,7 +200,7 @@ def test_queries_in_chunks_give_the_same(monkeypatch):
     attn = randomized(LocalGlobalAttention(8, num_heads=2, dilation="span"))
     x = torch.randn(1, 10, 13, 8, dtype=torch.float64)
     expected = attn(x)
-    monkeypatch.setattr(hlg_layer, "MAX_BIAS_ELEMENTS", 3 * 13 * 4 * 2)
+    monkeypatch.setattr(attention, "MAX_BIAS_ELEMENTS", 3 * 13 * 4 * 2)
     torch.testing.assert_close(attn(x), expected, rtol=0, atol=1e-12)
 
 

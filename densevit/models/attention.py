@@ -1,0 +1,112 @@
+"""Attention inside windows and on keys at given places, with position biases by offset.
+
+Shapes: B batch, H W map, C channels, R window size, N queries, M keys. Maps are (B, H, W, C).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from densevit.models.position_bias import (
+    AxisOffsets,
+    DynamicPositionBias,
+    axis_offsets,
+    crop_window_bias,
+    gather_bias,
+)
+from densevit.models.windows import WindowGrid, merge, pad_map, partition
+
+MAX_BIAS_ELEMENTS = 2**22
+"""Largest position bias, in elements, that is laid out at once; beyond it the queries are taken in chunks of rows."""
+MAX_KEPT_ELEMENTS = 2**20
+"""Largest laid-out position bias that inference keeps between calls; for larger maps only the table of offsets is."""
+
+
+def split_heads(x: Tensor, num_heads: int) -> Tensor:
+    """(B, ..., C) -> (B, heads, N, C / heads), a view where the middle dimensions are contiguous."""
+    return x.flatten(1, -2).unflatten(-1, (num_heads, -1)).transpose(1, 2)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """(B, heads, N, d) queries on (B, heads, M, d) keys and values, plus bias (1, heads, N, M).
+
+    `scaled_dot_product_attention`, except on a CPU with a bias that needs a gradient: there it takes a path that first
+    looks for rows without any key, and here every row has one.
+    """
+    bias_learns = bias is not None and bias.requires_grad
+    if bias_learns and q.device.type == "cpu" and not torch.compiler.is_compiling():
+        scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3))
+        return torch.matmul((scores if bias is None else scores + bias).softmax(dim=-1), v)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+
+
+def window_attention(
+    q: Tensor, k: Tensor, v: Tensor, grid: WindowGrid, *, num_heads: int, bias: Tensor | None = None
+) -> Tensor:
+    """Attention inside every window of `grid`: maps (B, H, W, C) -> (B, H, W, C).
+
+    `bias` (1, heads, R * R, R * R) is that of a full window. Where `k` is `q` itself, it is cut into windows once.
+    """
+    parts = (partition(pad_map(t, grid), grid) for t in ((q, v) if k is q else (q, v, k)))
+    outputs = []
+    for group, (query, value, *rest) in zip(grid.groups, zip(*parts, strict=True), strict=True):
+        B, windows, tokens, _ = query.shape
+        query, value, key = (
+            split_heads(t.flatten(0, 1), num_heads) for t in (query, value, rest[0] if rest else query)
+        )
+        mask = None
+        if bias is not None:
+            shape = (group[0].tokens, group[1].tokens)
+            mask = crop_window_bias(bias, window_size=grid.window_size, tokens=shape)
+        out = attention(query, key, value, mask)
+        outputs.append(out.transpose(1, 2).reshape(B, windows, tokens, -1))
+    return merge(outputs, grid)
+
+
+class BiasedAttention(nn.Module):
+    """Attention of map queries on keys at given places, with a bias by offset; never the full bias of a large map."""
+
+    def __init__(self, dim: int, *, num_heads: int, position_bias: bool = True) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.bias = DynamicPositionBias(dim, num_heads=num_heads) if position_bias else None
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, centers: tuple[list[int], list[int]]) -> Tensor:
+        """q (B, H, W, C), k and v (B, nh * nw, C) -> (B, H, W, C).
+
+        `centers` are the keys' doubled coordinates per axis, in cells of the query map.
+        """
+        B, H, W, C = q.shape
+        k, v = split_heads(k, self.num_heads), split_heads(v, self.num_heads)
+        rows = H if self.bias is None else max(1, MAX_BIAS_ELEMENTS // (self.num_heads * W * k.shape[2]))
+        parts = []
+        for top in range(0, H, rows):
+            bias = self._bias_rows((H, W), centers, top, min(top + rows, H), v)
+            queries = split_heads(q[:, top : top + rows], self.num_heads)
+            parts.append(attention(queries, k, v, bias).transpose(1, 2))
+        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return out.reshape(B, H, W, C)
+
+    def _bias_rows(
+        self, size: tuple[int, int], centers: tuple[list[int], list[int]], top: int, bottom: int, like: Tensor
+    ) -> Tensor | None:
+        """Bias of query rows top .. bottom, (1, heads, rows * W, keys); in inference kept if it is small and whole."""
+        if self.bias is None:
+            return None
+        mlp, key = self.bias, (size, *map(tuple, centers), like.dtype, like.device)
+
+        def offsets() -> tuple[AxisOffsets, AxisOffsets]:
+            y, x = (axis_offsets(n, c, device=like.device) for n, c in zip(size, centers, strict=True))
+            return y, x
+
+        def table() -> Tensor:
+            y, x = offsets()
+            return mlp(y.values, x.values).to(like.dtype)
+
+        def rows() -> Tensor:
+            y, x = offsets()
+            return gather_bias(mlp.cached(("table", *key), table), y.index[top:bottom], x.index)
+
+        elements = self.num_heads * size[0] * size[1] * len(centers[0]) * len(centers[1])
+        keep = (top, bottom) == (0, size[0]) and elements <= MAX_KEPT_ELEMENTS
+        return mlp.cached(("rows", *key), rows) if keep else rows()
