@@ -305,6 +305,7 @@ def test_what_cannot_be_scored():
 
 
 def _score_a_share(rank, world_size, file, result):
+    torch.set_num_threads(1)  # the threads of the process it was forked from are not there
     torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=world_size)
     predictions, truths, sizes = hard_cases(5)
     metric = CocoMetric(CLASSES, with_masks=True)

@@ -166,9 +166,7 @@ def test_damaged_weights_are_named(tmp_path, monkeypatch):
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(DetectionTask, "training_step", poisoned)
-    with pytest.raises(
-        UserError, match=r"the loss became nan at step 1 .*output of fpn\.inner_blocks\.0\.0 "
-    ):
+    with pytest.raises(UserError, match=r"the loss became nan at step 1 .*output of fpn\.inner_blocks\.0\.0 "):
         fit(make("retinanet", train={"num_steps": 1}), tmp_path / "run")
 
 
@@ -290,8 +288,10 @@ def test_the_command_line_from_training_to_scores(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (REAL / "pennfudan").is_dir(), reason="pennfudan is not at DENSEVIT_TEST_DATA")
-def test_pennfudan(tmp_path):
-    out = str(tmp_path / "run")
-    settings = [f"--data.root={REAL / 'pennfudan'}", *COMMAND, "--eval.short_side=64"]
-    assert main(["fit", "--recipe", "pennfudan", "--out", out, *settings]) == 0
+@pytest.mark.parametrize(("recipe", "data"), [("pennfudan", "pennfudan"), ("coco_overfit", "coco128")])
+def test_recipes_on_real_pictures(recipe, data, tmp_path):
+    if not (REAL / data).is_dir():
+        pytest.skip(f"{data} is not at DENSEVIT_TEST_DATA")
+    settings = [setting for setting in COMMAND if recipe == "pennfudan" or "fc_channels" not in setting]
+    settings += [f"--data.root={REAL / data}", "--eval.short_side=64"]
+    assert main(["fit", "--recipe", recipe, "--out", str(tmp_path / "run"), *settings]) == 0
