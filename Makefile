@@ -12,8 +12,8 @@ demo: $(READY)  ## segmentation, detection and the packaged model on one page, a
 	rm -rf runs/demo
 	$(BIN)/densevit demo --out runs/demo $(STREETS)
 
-test: $(READY)  ## the default tests
-	$(BIN)/python -m pytest
+test: $(READY)  ## the default tests, one process for each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(READY)  ## the tests marked slow
 	$(BIN)/python -m pytest -m slow
