@@ -3,6 +3,7 @@
 Shapes: B batch, H W map, C channels.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 CACHED_ELEMENTS = 2**20
 """A map of about this many elements stays in a core's cache between two operations."""
 
-
+CPU_HAS_BFLOAT16 = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+"""Whether this CPU has instructions for bfloat16; without, its matrix products take many times those in float32."""
 MAX_KEPT = 4
 """Derived tensors kept per module; with images of ever new sizes the oldest make room."""
 
@@ -45,6 +47,13 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     if device != "meta" and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return x.dtype
+
+
+def worthwhile_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast as it stands, except to bfloat16 on a CPU without instructions for it: there float32, by far faster."""
+    if device.type != "cpu" or CPU_HAS_BFLOAT16 or torch.get_autocast_dtype("cpu") != torch.bfloat16:
+        return nullcontext()
+    return torch.autocast("cpu", enabled=False)
 
 
 class DerivedTensors:
@@ -172,7 +181,7 @@ class ConvNorm(nn.Module):
             out = _DepthwiseConv.apply(x.permute(0, 3, 1, 2), weight.to(x.dtype), bias.to(x.dtype), conv.stride[0])
         elif isinstance(conv, nn.Conv2d):
             out = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-        elif weight.dim() == 4:  # on a CPU, a 1x1 convolution adds the bias on the way and a bfloat16 linear does not
+        elif weight.dim() == 4:  # a 1x1 convolution, see `_fold`
             out = F.conv2d(x.permute(0, 3, 1, 2), weight, bias)
         else:
             return F.linear(x, weight, bias)
@@ -198,7 +207,8 @@ class ConvNorm(nn.Module):
         if self.conv.bias is not None:
             bias = bias + self.conv.bias * scale
         folded = weight * scale.view(-1, *[1] * (weight.dim() - 1))
-        if isinstance(self.conv, nn.Linear) and dtype != torch.float64 and weight.device.type == "cpu":
+        if isinstance(self.conv, nn.Linear) and dtype == torch.bfloat16 and weight.device.type == "cpu":
+            # bfloat16: a convolution adds the bias on the way, a linear layer first copies it into its output
             folded = folded[:, :, None, None].contiguous(memory_format=torch.channels_last)
         return folded.to(dtype), bias.to(dtype)
 

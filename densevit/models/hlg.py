@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from densevit.errors import UserError, unknown_name
-from densevit.models.conv_norm import ConvNorm, in_cached_parts
+from densevit.models.conv_norm import ConvNorm, in_cached_parts, worthwhile_autocast
 from densevit.models.hlg_layer import HLGLayer
 
 STRIDES = (4, 8, 16, 32)
@@ -120,10 +120,11 @@ class HLG(nn.Module):
     def _maps(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) -> the normed maps (B, h, w, C) of `out_indices`."""
         x, maps = images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1), []
-        for index in range(max(self.out_indices) + 1):
-            x = self._layers(x, index)
-            if index in self.out_indices:
-                maps.append(self.norms[str(index)](x))
+        with worthwhile_autocast(x.device):
+            for index in range(max(self.out_indices) + 1):
+                x = self._layers(x, index)
+                if index in self.out_indices:
+                    maps.append(self.norms[str(index)](x))
         return maps
 
     def _layers(self, x: Tensor, index: int) -> Tensor:

@@ -7,6 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from densevit.errors import UserError
+from densevit.models import conv_norm
 from densevit.models.conv_norm import ConvNorm
 from densevit.models.hlg import DEPTHS_AS_PRINTED, HLG, HLG_VARIANTS, create_hlg
 
@@ -133,6 +134,23 @@ def test_compiles_to_one_graph(training):
         torch.testing.assert_close(compiled(images), model(images), rtol=1e-4, atol=1e-5)
 
 
+@pytest.fixture
+def bfloat16(monkeypatch):
+    """A CPU that has bfloat16, as the model sees it."""
+    monkeypatch.setattr(conv_norm, "CPU_HAS_BFLOAT16", True)
+
+
+@torch.no_grad()
+def test_bfloat16_is_float32_where_the_cpu_lacks_it(monkeypatch):
+    monkeypatch.setattr(conv_norm, "CPU_HAS_BFLOAT16", False)
+    model, images = HLG(**TINY, num_classes=4).eval(), torch.randn(2, 3, 96, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, map_ = model(images), model.forward_features(images)
+    assert output.dtype == torch.bfloat16
+    assert torch.equal(map_, model.forward_features(images))
+
+
+@pytest.mark.usefixtures("bfloat16")
 @torch.no_grad()
 def test_bfloat16_inference_is_close_to_float32():
     torch.manual_seed(0)
@@ -143,6 +161,7 @@ def test_bfloat16_inference_is_close_to_float32():
     assert (output.float() - model(images)).norm() < 0.05 * output.float().norm()
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_bfloat16_training_is_as_exact_as_the_library_allows(monkeypatch):
     torch.manual_seed(0)
     model, images = HLG(**TINY, num_classes=4), torch.randn(4, 3, 96, 64)
