@@ -22,3 +22,17 @@ def unknown_name(kind: str, name: object, options: Iterable[str]) -> UserError:
     if near:
         return UserError(f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, near))}?")
     return UserError(f"unknown {kind} {name!r}; choose one of: {', '.join(known) or '(none)'}")
+
+
+def check_whole_numbers(**values: object) -> None:
+    """UserError unless every value is a whole number of at least 1; the keywords are what the user calls them."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
+def check_positive_numbers(**values: object) -> None:
+    """UserError unless every value is a number above 0."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise UserError(f"{name} must be a number above 0, not {value!r}")

@@ -10,6 +10,8 @@ from torch import Tensor
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
+from densevit.errors import UserError, check_positive_numbers
+
 RATIOS = (0.5, 1.0, 2.0)
 """Height / width of the anchors of one size."""
 
@@ -22,6 +24,10 @@ class PyramidAnchors(AnchorGenerator):
     """
 
     def __init__(self, *, strides: Sequence[int], scales: Sequence[float], ratios: Sequence[float] = RATIOS):
+        if not isinstance(ratios, Sequence) or not ratios:
+            raise UserError(f"anchor_ratios must be a list of numbers, height / width, not {ratios!r}")
+        for ratio in ratios:
+            check_positive_numbers(anchor_ratios=ratio)
         sizes = tuple(tuple(stride * scale for scale in scales) for stride in strides)
         super().__init__(sizes, (tuple(ratios),) * len(sizes))
         self.strides = tuple(strides)

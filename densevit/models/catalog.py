@@ -11,7 +11,7 @@ import timm
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from densevit.errors import UserError, unknown_name
+from densevit.errors import UserError, check_whole_numbers, unknown_name
 from densevit.models.detector_catalog import DETECTOR_KINDS, DETECTORS, find_detector
 from densevit.models.encoder_names import ENCODERS, check_plain_vit, check_pyramid
 from densevit.models.encoders import build_timm, create_vit
@@ -52,8 +52,7 @@ def create_setr(
     `decoder_args`: `num_upsamplings` (PUP), `classifier_kernel_size` and `align_corners` (MLA).
     """
     size = _checked_size(image_size)
-    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-        raise UserError(f"channels must be a whole number of at least 1, not {channels!r}")
+    check_whole_numbers(channels=channels)
     vit = create_vit(
         ENCODERS.get(encoder, encoder),
         image_size=size,
@@ -192,8 +191,7 @@ def create_model(name: str, *, num_classes: int, **kwargs: Any) -> nn.Module:
     for key in kwargs:
         if key not in known and not any(p.kind is p.VAR_KEYWORD for p in parameters):
             raise unknown_name(f"argument of {name}", key, known)
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-        raise UserError(f"num_classes must be a whole number of at least 1, not {num_classes!r}")
+    check_whole_numbers(num_classes=num_classes)
     model = build(num_classes=num_classes, **kwargs)
     setattr(model, "config", {"name": name, "num_classes": num_classes, **kwargs})  # noqa: B010 (not a submodule)
     return model

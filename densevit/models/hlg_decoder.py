@@ -11,7 +11,7 @@ import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from densevit.errors import UserError, unknown_name
+from densevit.errors import UserError, check_whole_numbers, unknown_name
 from densevit.models.attention import window_attention
 from densevit.models.hlg_layer import HLGLayer
 from densevit.models.layers import NormName, conv_norm_relu, resize
@@ -127,15 +127,13 @@ def _check(*, layers: str, fuse_stride: int, channels: int, num_heads: int, num_
         raise unknown_name("layers of the HLG decoder", layers, LAYERS)
     if fuse_stride not in FUSE_STRIDES:
         raise UserError(f"fuse_stride must be 4 (the paper's tables) or 16 (its text), not {fuse_stride!r}")
-    if num_heads < 1 or channels % num_heads:
+    check_whole_numbers(channels=channels, num_heads=num_heads, num_layers=num_layers)
+    if channels % num_heads:
         raise UserError(f"channels {channels} must be a multiple of num_heads {num_heads}; change one of them")
-    if num_layers < 1:
-        raise UserError(f"num_layers must be at least 1, not {num_layers}")
 
 
 def _check_windows(window_size: int, dilation: int | str) -> None:
-    if window_size < 1:
-        raise UserError(f"window_size must be at least 1, not {window_size}")
+    check_whole_numbers(window_size=window_size)
     if dilation != "span" and (not isinstance(dilation, int) or dilation < 1):
         raise UserError(f"dilation must be 'span' or a whole number of at least 1, not {dilation!r}")
 

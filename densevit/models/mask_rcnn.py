@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
+from densevit.errors import check_positive_numbers, check_whole_numbers
 from densevit.models.box_anchors import RATIOS, PyramidAnchors
 from densevit.models.detector import Detections, Detector, Target
 from densevit.models.detector_fpn import MASK_RCNN_STRIDES, mask_rcnn_fpn
@@ -89,8 +90,12 @@ def create_mask_rcnn(
 
     `channels` of the pyramid and the convolutional heads, `fc_channels` of the box head; `num_proposals` regions go to
     it, `num_samples` of them in training. `anchor_scale` is the anchors' side in multiples of the stride: less finds
-    smaller objects.
+    smaller objects. UserError for widths and numbers below 1.
     """
+    check_whole_numbers(
+        channels=channels, fc_channels=fc_channels, num_proposals=num_proposals, num_samples=num_samples
+    )
+    check_positive_numbers(anchor_scale=anchor_scale)
     pyramid = create_pyramid(
         encoder,
         in_channels=in_channels,

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from densevit.errors import UserError, unknown_name
+from densevit.errors import UserError, check_whole_numbers, unknown_name
 from densevit.models.fcn import FCNHead
 from densevit.models.hlg import HLG_VARIANTS
 from densevit.models.hlg_decoder import HLGDecoder
@@ -118,5 +118,5 @@ def _check_decoder_args(decoder: str, args: Mapping[str, Any]) -> None:
     for key, value in args.items():
         if key not in (*own, "auxiliary_channels"):
             raise unknown_name(f"decoder_args key of {decoder}", key, [*own, "auxiliary_channels"])
-        if key.endswith("channels") and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise UserError(f"decoder_args {key} must be a whole number of at least 1, not {value!r}")
+        if key.endswith("channels"):
+            check_whole_numbers(**{f"decoder_args {key}": value})

@@ -17,6 +17,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from densevit.errors import check_positive_numbers, check_whole_numbers
 from densevit.models.box_anchors import RATIOS, PyramidAnchors
 from densevit.models.box_matching import match_boxes
 from densevit.models.detector import Detections, Detector, Target
@@ -109,8 +110,10 @@ def create_retinanet(
 ) -> RetinaNet:
     """RetinaNet on `encoder`, a pyramid as `create_pyramid` knows it; `channels` of the pyramid and the heads.
 
-    `anchor_scale` 4 is the paper's; less finds smaller objects.
+    `anchor_scale` 4 is the paper's; less finds smaller objects. UserError for `channels` below 1.
     """
+    check_whole_numbers(channels=channels)
+    check_positive_numbers(anchor_scale=anchor_scale)
     pyramid = create_pyramid(
         encoder,
         strides=RETINANET_STRIDES[:3],

@@ -180,7 +180,9 @@ def pennfudan() -> DetectionExperiment:
 def coco_overfit() -> DetectionExperiment:
     """Ten pictures of COCO learned by heart, a check of the whole path: AP50 of the boxes above 90 % on them."""
     return DetectionExperiment(
-        model=ModelConfig(name="retinanet_hlg_mobile", args={"channels": 64, "encoder_args": NARROW_HLG}),
+        model=ModelConfig(
+            name="retinanet_hlg_mobile", args={"channels": 64, "anchor_scale": 2.0, "encoder_args": NARROW_HLG}
+        ),
         data=DetectionDataConfig(
             name="coco",
             args={"num_images": 10},
@@ -190,7 +192,7 @@ def coco_overfit() -> DetectionExperiment:
             long_side=416,
             flip=0.0,
         ),
-        optim=replace(FROM_SCRATCH, schedule="constant", weight_decay=0.0),
+        optim=replace(FROM_SCRATCH, weight_decay=0.0),
         train=TrainConfig(num_steps=600, val_every_steps=150, log_every_steps=10),
         eval=DetectionConfig(short_side=256, long_side=416),
     )

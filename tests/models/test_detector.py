@@ -194,3 +194,19 @@ def test_config_rebuilds_the_model(kind):
     again = create_model(**model.config)
     again.load_state_dict(model.state_dict())
     assert isinstance(again, nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("mask_rcnn_hlg_tiny", {"num_samples": 0}, "num_samples must be a whole number of at least 1, not 0"),
+        ("mask_rcnn_hlg_tiny", {"fc_channels": -3}, "fc_channels must be a whole number of at least 1, not -3"),
+        ("retinanet_hlg_tiny", {"channels": "abc"}, "channels must be a whole number of at least 1, not 'abc'"),
+        ("retinanet_hlg_tiny", {"anchor_scale": -1}, "anchor_scale must be a number above 0, not -1"),
+        ("retinanet_hlg_tiny", {"anchor_ratios": []}, r"anchor_ratios must be a list of numbers, .* not \[\]"),
+        ("mask_rcnn_hlg_tiny", {"anchor_ratios": [0, 1]}, "anchor_ratios must be a number above 0, not 0"),
+    ],
+)
+def test_arguments_out_of_range(name, args, message):
+    with pytest.raises(UserError, match=message):
+        create_model(name, num_classes=2, **args)
