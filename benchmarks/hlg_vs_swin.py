@@ -37,6 +37,8 @@ def build(name: str, args: argparse.Namespace) -> nn.Module:
     torch.manual_seed(0)
     model = create_hlg(name) if name.startswith("hlg") else timm.create_model(name)
     model = model.to(args.device)
+    if args.checkpoint_hlg and name.startswith("hlg"):
+        model.set_grad_checkpointing()
     return torch.compile(model) if args.compile else model
 
 
@@ -74,7 +76,7 @@ def peak_memory_mb(name: str, args: argparse.Namespace, *, train: bool, dtype: s
     """Peak of one process that runs two steps, above what it held once the model was built."""
     command = [sys.executable, __file__, "--memory-of", name, "--batch", str(args.batch), "--device", args.device]
     command += ["--threads", str(args.threads), "--dtypes", dtype, "--modes", "train" if train else "infer"]
-    command += ["--compile"] if args.compile else []
+    command += ["--compile"] * args.compile + ["--checkpoint-hlg"] * args.checkpoint_hlg
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
@@ -106,6 +108,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--checkpoint-hlg", action="store_true", help="HLG keeps only each layer's input in training")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", type=Path, help="append one line per row to this file")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
@@ -120,7 +123,7 @@ def main() -> None:
         return
     device = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} thread(s)"
     clock = "wall" if args.device == "cuda" else "process CPU"
-    mode = "compiled" if args.compile else "eager"
+    mode = ("compiled" if args.compile else "eager") + ", HLG checkpointed" * args.checkpoint_hlg
     print(f"# torch {torch.__version__}, {device}, 224 px, batch {args.batch}, {mode}, {clock} time, interleaved")
     print("| model | step | dtype | HLG img/s | Swin img/s | ratio of minima | of medians | target | memory Swin/HLG |")
     print("|---|---|---|---|---|---|---|---|---|")

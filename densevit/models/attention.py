@@ -33,10 +33,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     `scaled_dot_product_attention`, except on a CPU with a bias that needs a gradient: there it takes a path that first
     looks for rows without any key, and here every row has one.
     """
-    bias_learns = bias is not None and bias.requires_grad
-    if bias_learns and q.device.type == "cpu" and not torch.compiler.is_compiling():
-        scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(2, 3))
-        return torch.matmul((scores if bias is None else scores + bias).softmax(dim=-1), v)
+    if bias is not None and bias.requires_grad and q.device.type == "cpu" and not torch.compiler.is_compiling():
+        q, k = (q.contiguous(),) * 2 if k is q else (q, k)  # the product would copy both
+        scores = torch.add(bias, torch.matmul(q, k.transpose(2, 3)), alpha=q.shape[-1] ** -0.5)
+        return torch.matmul(scores.softmax(dim=-1), v)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
@@ -51,9 +51,8 @@ def window_attention(
     outputs = []
     for group, (query, value, *rest) in zip(grid.groups, zip(*parts, strict=True), strict=True):
         B, windows, tokens, _ = query.shape
-        query, value, key = (
-            split_heads(t.flatten(0, 1), num_heads) for t in (query, value, rest[0] if rest else query)
-        )
+        query, value, *rest = (split_heads(t.flatten(0, 1), num_heads) for t in (query, value, *rest))
+        key = rest[0] if rest else query
         mask = None
         if bias is not None:
             shape = (group[0].tokens, group[1].tokens)

@@ -4,11 +4,14 @@ Shapes: B batch, H W map, C channels.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from densevit.models.lean_gradients import keeps_one_map, norm_gelu_conv
 
 CACHED_ELEMENTS = 2**20
 """A map of about this many elements stays in a core's cache between two operations."""
@@ -86,65 +89,6 @@ class DerivedTensors:
         return {"_entries": {}}
 
 
-class _DepthwiseConv(torch.autograd.Function):
-    """3x3 depth-wise convolution, padding 1, whose gradients take the CPU's fast kernels in bfloat16 too.
-
-    The library's input gradient of stride 2 costs twenty times its forward; here it is a convolution of the gradient
-    spread over every second cell. The weight's gradient is taken in float32, which is faster and rounds less.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.stride = stride
-        return F.conv2d(x, weight, bias, stride, 1, 1, weight.shape[0])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
-        x, weight = ctx.saved_tensors
-        stride, channels = ctx.stride, weight.shape[0]
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            spread = grad
-            if stride > 1:
-                spread = torch.zeros_like(x, memory_format=torch.channels_last)
-                spread[:, :, ::stride, ::stride] = grad
-            grad_x = F.conv2d(spread, weight.flip(2, 3), None, 1, 1, 1, channels)
-        _, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grad.float(), x.float(), weight.float(), [channels], [stride] * 2, [1, 1], [1, 1], False, [0, 0], channels,
-            [False, True, True],
-        )  # fmt: skip
-        return grad_x, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None
-
-
-class _NormGelu(torch.autograd.Function):
-    """Batch norm with the batch's statistics, then GELU: (B, C, H, W) kept. Keeps its input only.
-
-    The normed map, which GELU's gradient needs, is computed again from it: a third less memory for a wide layer.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, running: tuple[Tensor, Tensor], momentum: float, eps: float
-    ) -> Tensor:
-        y, mean, inverse_std = torch.ops.aten.native_batch_norm(x, weight, bias, *running, True, momentum, eps)
-        ctx.save_for_backward(x, weight, bias, mean, inverse_std)
-        ctx.eps = eps
-        return torch.ops.aten.gelu_(y)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, mean, inverse_std = ctx.saved_tensors
-        normed = F.batch_norm(x, mean, inverse_std.pow(-2) - ctx.eps, weight, bias, False, 0.0, ctx.eps)
-        grad = torch.ops.aten.gelu_backward(grad, normed)
-        del normed
-        gradients = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, None, None, mean, inverse_std, True, ctx.eps, [True, True, True]
-        )
-        return *gradients, None, None, None
-
-
 class ConvNorm(nn.Module):
     """Convolution (1x1: a Linear), BN and, with `act`, GELU: (B, H, W, C_in) -> (B, H', W', C)."""
 
@@ -175,27 +119,19 @@ class ConvNorm(nn.Module):
         self._folded.clear()
         return super().train(mode)
 
-    def _apply_conv(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def convolve(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """The convolution alone, with its own weight and bias or folded ones."""
         conv = self.conv
-        if isinstance(conv, nn.Conv2d) and self._slow_gradient(x) and bias is not None:
-            out = _DepthwiseConv.apply(x.permute(0, 3, 1, 2), weight.to(x.dtype), bias.to(x.dtype), conv.stride[0])
-        elif isinstance(conv, nn.Conv2d):
-            out = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-        elif weight.dim() == 4:  # a 1x1 convolution, see `_fold`
-            out = F.conv2d(x.permute(0, 3, 1, 2), weight, bias)
-        else:
+        if weight is None:
+            weight, bias = conv.weight, conv.bias
+        if isinstance(conv, nn.Linear) and weight.dim() == 2:
             return F.linear(x, weight, bias)
+        x = x.permute(0, 3, 1, 2)
+        if isinstance(conv, nn.Linear):  # a 1x1 convolution, see `_fold`
+            out = F.conv2d(x, weight, bias)
+        else:
+            out = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         return out.permute(0, 2, 3, 1)
-
-    def _slow_gradient(self, x: Tensor) -> bool:
-        """Whether the library's gradient of this depth-wise convolution is the slow one: bfloat16 on a CPU."""
-        return (
-            isinstance(self.conv, nn.Conv2d)
-            and self.conv.groups == self.conv.in_channels == self.conv.out_channels
-            and (x.device.type, x.dtype) == ("cpu", torch.bfloat16)
-            and torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-        )
 
     def _fold(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Weight and bias of the one convolution that equals convolution and BN with running statistics."""
@@ -212,24 +148,40 @@ class ConvNorm(nn.Module):
             folded = folded[:, :, None, None].contiguous(memory_format=torch.channels_last)
         return folded.to(dtype), bias.to(dtype)
 
-    def _norm_act(self, x: Tensor) -> Tensor:
-        """BN and GELU where gradients are taken: (B, C, H, W) kept; synchronised norms go their own way."""
-        norm = self.norm
-        fused = self.act and norm.training and type(norm) is nn.BatchNorm2d and x.device.type == "cpu"
-        if not fused or norm.momentum is None or norm.running_mean is None or torch.compiler.is_compiling():
-            return F.gelu(norm(x)) if self.act else norm(x)
-        assert norm.running_var is not None
-        if norm.num_batches_tracked is not None:
-            norm.num_batches_tracked.add_(1)
-        running = (norm.running_mean, norm.running_var)
-        return _NormGelu.apply(x, norm.weight, norm.bias, running, norm.momentum, norm.eps)
+    def norm_act(self, x: Tensor) -> Tensor:
+        """BN and GELU where gradients are taken: (B, H, W, C) kept."""
+        x = x.permute(0, 3, 1, 2)
+        if self.act and keeps_one_map(self.norm, x):
+            x = norm_gelu_conv(x, self.norm)
+        else:
+            x = F.gelu(self.norm(x)) if self.act else self.norm(x)
+        return x.permute(0, 2, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.norm.training or not inference_path():
-            x = self._apply_conv(x, self.conv.weight, self.conv.bias)
-            return self._norm_act(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            return self.norm_act(self.convolve(x))
         dtype = compute_dtype(x)
         sources = [*self.parameters(), *self.buffers()]
         weight, bias = self._folded.get(dtype, sources, lambda: self._fold(dtype))
-        x = self._apply_conv(x, weight, bias)
+        x = self.convolve(x, weight, bias)
         return torch.ops.aten.gelu_(x) if self.act else x
+
+
+def in_sequence(x: Tensor, *blocks: ConvNorm | nn.Linear) -> Tensor:
+    """The blocks, each but the last a ConvNorm with GELU, one after the other.
+
+    In training on a CPU every map between two blocks is kept once only, see `lean_gradients`.
+    """
+    norms = [block.norm for block in blocks if isinstance(block, ConvNorm)]
+    if not all(keeps_one_map(norm, x) for norm in norms) or type(blocks[-1]) not in (ConvNorm, nn.Linear):
+        for block in blocks:
+            x = block(x)
+        return x
+    first = blocks[0]
+    assert isinstance(first, ConvNorm)
+    x = first.convolve(x)
+    for previous, block in pairwise(blocks):
+        assert isinstance(previous, ConvNorm)
+        conv = block.conv if isinstance(block, ConvNorm) else block
+        x = norm_gelu_conv(x.permute(0, 3, 1, 2), previous.norm, conv).permute(0, 2, 3, 1)
+    return blocks[-1].norm_act(x) if isinstance(blocks[-1], ConvNorm) else x

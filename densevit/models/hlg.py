@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from densevit.errors import UserError, unknown_name
-from densevit.models.conv_norm import ConvNorm, in_cached_parts, worthwhile_autocast
+from densevit.models.conv_norm import ConvNorm, in_cached_parts, in_sequence, worthwhile_autocast
 from densevit.models.hlg_layer import HLGLayer
 
 STRIDES = (4, 8, 16, 32)
@@ -43,6 +43,9 @@ class Stem(nn.Sequential):
             ConvNorm(dim, dim, kernel_size=3, stride=2),
         )
         self.dim = dim
+
+    def forward(self, x: Tensor) -> Tensor:
+        return in_sequence(x, *self)
 
     def peak(self, x: Tensor) -> int:
         """Elements of the largest map in between, per image."""

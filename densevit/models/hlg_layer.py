@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from densevit.errors import unknown_name
 from densevit.models.attention import BiasedAttention, window_attention
-from densevit.models.conv_norm import ConvNorm, add, in_cached_parts, inference_path
+from densevit.models.conv_norm import ConvNorm, add, in_cached_parts, in_sequence, inference_path
 from densevit.models.position_bias import DynamicPositionBias, window_bias
 from densevit.models.windows import WindowGrid, pad_map, pool_windows, window_grid
 
@@ -47,7 +47,9 @@ class DWMLP(nn.Module):
         self.project = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(conv_nhwc(self.squeeze, self.depthwise(self.expand(x))))
+        if isinstance(self.squeeze, nn.Identity):
+            return in_sequence(x, self.expand, self.depthwise, self.project)
+        return self.project(conv_nhwc(self.squeeze, in_sequence(x, self.expand, self.depthwise)))
 
 
 class SpatialSmoothing(nn.Module):
@@ -64,7 +66,7 @@ class SpatialSmoothing(nn.Module):
         self.expand = ConvNorm(hidden, dim, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = add(self.expand(self.conv(self.reduce(x))), x)
+        x = add(in_sequence(x, self.reduce, self.conv, self.expand), x)
         return torch.ops.aten.gelu_(x) if inference_path() else F.gelu(x)
 
 
