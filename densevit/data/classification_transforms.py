@@ -3,11 +3,22 @@
 A sample's "image" goes in as uint8 (3, H, W) and comes out normalised, float32 (3, height, width).
 """
 
+import re
 from typing import Any
 
+import torch
 from timm.data import create_transform
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
+
+from densevit.errors import UserError
+
+POLICY = re.compile(
+    r"rand(-(m\d+|n\d+|p\d*\.?\d+|mstd\d*\.?\d+|mmax\d+|inc[01]|t\w+))*"
+    r"|(original|originalr|v0|v0r|3a)(-mstd\d*\.?\d+)?"
+    r"|augmix(-(m\d+|w\d+|d-?\d+|a\d*\.?\d+|b[01]|mstd\d*\.?\d+))*"
+)
+"""timm's names of augmentation policies; it passes over what it does not know in them."""
 
 Sizes = tuple[int, int]
 Numbers = tuple[float, ...]
@@ -24,6 +35,8 @@ class OnImage:
 
     def apply(self, image: Tensor) -> Tensor:
         """uint8 (3, H, W) -> float32 (3, height, width)."""
+        if image.dtype != torch.uint8:
+            raise UserError(f"pictures to classify hold 0 .. 255 in 8 bits (uint8), not {image.dtype}; save them so")
         result: Tensor = self.transform(to_pil_image(image.as_subclass(Tensor)))
         return result
 
@@ -46,6 +59,11 @@ def classification_train_transform(
     `scale` is the share of the image's area that a crop covers, `ratio` its width / height. `color_jitter` is used
     where there is no `auto_augment` (as in timm and in the authors' code). `mean` and `std` are on the 0 .. 255 scale.
     """
+    if auto_augment is not None and not POLICY.fullmatch(auto_augment):
+        raise UserError(
+            f"auto_augment {auto_augment!r} is no policy of timm; use such as 'rand-m9-mstd0.5-inc1', 'original', "
+            "'augmix-m3-w3', or null for none"
+        )
     transform = create_transform(
         image_size,
         is_training=True,

@@ -109,6 +109,8 @@ class Shards(IterableDataset[dict[str, Any]]):
 
 def find_shards(base: Path, *, split: str, val_shards: int = 0) -> tuple[Path, ...]:
     """The shards of a split by name: `base`/SPLIT-*.tar[.gz] or `base`/SPLIT/*.tar[.gz]. UserError if there is none."""
+    if isinstance(val_shards, bool) or not isinstance(val_shards, int):
+        raise UserError(f"val_shards must be a whole number of train shards, not {val_shards!r}")
     if val_shards and split in ("train", "val"):
         found = _named(base, "train")
         if _named(base, "val"):

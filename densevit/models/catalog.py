@@ -217,7 +217,7 @@ def _find(name: str) -> tuple[str, Callable[..., nn.Module]]:
         return ("detection", detector) if detector else ("segmentation", _pyramid_builder(pyramid[1], pyramid[2]))
     if timm.is_model(name):
         return "classification", _timm_builder(name)
-    near = difflib.get_close_matches(name, [*list_models(), *timm.list_models()], n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, sorted({*list_models(), *timm.list_models()}), n=3, cutoff=0.6)
     if not near:
         raise UserError(f"unknown model {name!r}; `densevit models` lists those with a name of ours")
     raise unknown_name("model", name, near)

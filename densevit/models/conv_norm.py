@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densevit.models.lean_gradients import keeps_one_map, norm_gelu_conv
+from densevit.models.lean_gradients import check_values_per_channel, keeps_one_map, norm_gelu_conv
 
 CACHED_ELEMENTS = 2**20
 """A map of about this many elements stays in a core's cache between two operations."""
@@ -34,7 +34,7 @@ def in_cached_parts(module: nn.Module, x: Tensor, *, peak: int) -> Tensor:
     the wide map never exists for the whole batch.
     """
     parts = max(1, CACHED_ELEMENTS // peak)
-    if x.device.type != "cpu" or module.training or len(x) <= parts or not inference_path():
+    if not inference_path() or x.device.type != "cpu" or module.training or len(x) <= parts:
         return module(x)
     return torch.cat([module(part) for part in x.split(parts)])
 
@@ -70,8 +70,13 @@ class DerivedTensors:
         self._entries: dict[Any, tuple[Any, Any]] = {}  # in order of age
 
     def get(self, key: Any, sources: list[Tensor], build: Any) -> Any:
-        """`build()`, or what it gave the last time under `key` if no tensor of `sources` has changed since."""
-        state = tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in sources)
+        """`build()`, or what it gave the last time under `key` if no tensor of `sources` has changed since.
+
+        Parameters made under `torch.inference_mode` count no changes: then nothing is kept.
+        """
+        if any(t.is_inference() for t in sources):
+            return build()
+        state = tuple((t.data_ptr(), t._version) for t in sources)
         entry = self._entries.get(key)
         if entry is None or entry[0] != state:
             entry = self._entries[key] = (state, build())
@@ -154,6 +159,7 @@ class ConvNorm(nn.Module):
         if self.act and keeps_one_map(self.norm, x):
             x = norm_gelu_conv(x, self.norm)
         else:
+            check_values_per_channel(self.norm, x)
             x = F.gelu(self.norm(x)) if self.act else self.norm(x)
         return x.permute(0, 2, 3, 1)
 

@@ -7,15 +7,23 @@ Shapes: B batch, H W image or map, C channels. Inside, maps are (B, H, W, C); se
 """
 
 from collections.abc import Sequence
+from operator import index
 from typing import Any, cast
 
 import torch
 from timm.models import FeatureInfo
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from densevit.errors import UserError, unknown_name
+from densevit.models.checkpointing import checkpointed
 from densevit.models.conv_norm import ConvNorm, in_cached_parts, in_sequence, worthwhile_autocast
+from densevit.models.hlg_arguments import (
+    check_num_classes,
+    check_numbers,
+    check_widths,
+    stage_dilations,
+    stage_indices,
+)
 from densevit.models.hlg_layer import HLGLayer
 
 STRIDES = (4, 8, 16, 32)
@@ -64,7 +72,7 @@ class HLG(nn.Module):
         in_chans: int = 3,
         num_classes: int = 1000,
         features_only: bool = False,
-        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_indices: int | Sequence[int] = (0, 1, 2, 3),
         window_size: int = 7,
         dilation: int | str | Sequence[int] = "span",
         window_embedding: str = "avgpool",
@@ -77,9 +85,19 @@ class HLG(nn.Module):
         grad_checkpointing: bool = False,
     ) -> None:
         super().__init__()
+        check_widths(embed_dims, num_heads, depths)
+        check_numbers(
+            in_chans=in_chans,
+            num_classes=num_classes,
+            window_size=window_size,
+            mlp_ratio=mlp_ratio,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
         dims, rates = tuple(embed_dims), [drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
-        dilations = _stage_dilations(dilation)
-        self.num_classes, self.num_features, self.head_hidden_size = num_classes, dims[-1], dims[-1]
+        dilations = stage_dilations(dilation)
+        self.in_chans, self.num_classes = in_chans, num_classes
+        self.num_features = self.head_hidden_size = dims[-1]
         self.features_only, self.grad_checkpointing = features_only, grad_checkpointing
         self.stem = Stem(in_chans, dims[0])
         self.stages = nn.ModuleList()
@@ -103,7 +121,7 @@ class HLG(nn.Module):
                 for index in range(depth)
             )
             self.stages.append(layers)
-        self.out_indices = _checked_indices(out_indices) if features_only else (3,)
+        self.out_indices = stage_indices(out_indices) if features_only else (3,)
         self.norms = nn.ModuleDict({str(index): nn.LayerNorm(dims[index]) for index in self.out_indices})
         self.feature_info = FeatureInfo(
             [{"num_chs": dims[i], "reduction": STRIDES[i], "module": f"stages.{i}"} for i in range(4)],
@@ -122,20 +140,26 @@ class HLG(nn.Module):
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) -> the normed maps (B, h, w, C) of `out_indices`."""
+        if images.shape[0] == 0:
+            raise UserError("the batch has no image in it; give at least one")
+        if images.shape[1] != self.in_chans:
+            raise UserError(f"the images have {images.shape[1]} channels, the model in_chans={self.in_chans}")
+        for side in images.shape[2:]:
+            index(side)  # to a compiler a number from here on: each size has code of its own
         x, maps = images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1), []
         with worthwhile_autocast(x.device):
-            for index in range(max(self.out_indices) + 1):
-                x = self._layers(x, index)
-                if index in self.out_indices:
-                    maps.append(self.norms[str(index)](x))
+            for stage in range(max(self.out_indices) + 1):
+                x = self._layers(x, stage)
+                if stage in self.out_indices:
+                    maps.append(self.norms[str(stage)](x))
         return maps
 
-    def _layers(self, x: Tensor, index: int) -> Tensor:
-        if index == 0:
+    def _layers(self, x: Tensor, stage: int) -> Tensor:
+        if stage == 0:
             x = in_cached_parts(self.stem, x, peak=self.stem.peak(x))
-        for layer in cast(nn.ModuleList, self.stages[index]):
+        for layer in cast(nn.ModuleList, self.stages[stage]):
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpoint(layer, x, use_reentrant=False)
+                x = checkpointed(layer, x)
             else:
                 x = layer(x)
         return x
@@ -162,6 +186,7 @@ class HLG(nn.Module):
         """Put a new classifier on top; 0 classes leave the pooled features. The pool is always the mean."""
         if global_pool not in (None, "avg"):
             raise UserError(f"HLG pools by the mean only, got global_pool={global_pool!r}; leave it out or use 'avg'")
+        check_num_classes(num_classes)
         self.num_classes = num_classes
         self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
         _init_weights(self.head)
@@ -169,23 +194,6 @@ class HLG(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only each layer's input in training and compute the rest again in the backward pass."""
         self.grad_checkpointing = enable
-
-
-def _stage_dilations(dilation: int | str | Sequence[int]) -> list[int | str]:
-    """Rate of the odd layers per stage: "span" (side / R), one integer, or one integer per windowed stage."""
-    if isinstance(dilation, str) and dilation != "span":
-        raise UserError(f"dilation must be 'span' or a positive integer (1 = plain windows only), got {dilation!r}")
-    values: list[int | str] = [dilation] * 4 if isinstance(dilation, int | str) else [*dilation, 1]
-    if any(isinstance(value, int) and value < 1 for value in values) or not 4 <= len(values) <= 5:
-        raise UserError(f"dilation must be 'span', a positive integer or three of them, got {dilation!r}")
-    return values
-
-
-def _checked_indices(out_indices: Sequence[int]) -> tuple[int, ...]:
-    indices = tuple(sorted({index + 4 if index < 0 else index for index in out_indices}))
-    if not indices or indices[0] < 0 or indices[-1] > 3:
-        raise UserError(f"out_indices {tuple(out_indices)} must name stages 0 to 3 (strides 4, 8, 16, 32)")
-    return indices
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -214,7 +214,7 @@ class HLGLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)
-        x = in_cached_parts(self.mlp, x, peak=x[0].numel() * self.mlp.ratio)
+        x = in_cached_parts(self.mlp, x, peak=math.prod(x.shape[1:]) * self.mlp.ratio)
         x = add(self.drop_path(self.norm1(x)), shortcut)
         if self.smooth is not None:
             x = self.smooth(x)

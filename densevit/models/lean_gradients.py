@@ -12,6 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from densevit.errors import UserError
+
+
+def check_values_per_channel(norm: nn.BatchNorm2d, x: Tensor) -> None:
+    """UserError where a norm would train on one value per channel, whose variance is no number."""
+    if norm.training and x.numel() == x.shape[1]:
+        raise UserError(
+            "batch norm cannot train on one value per channel: the batch is 1 and a map has come down to 1 x 1; "
+            "use data.batch_size of at least 2 on each device, or larger images"
+        )
+
 
 def keeps_one_map(norm: nn.BatchNorm2d, x: Tensor) -> bool:
     """Whether `norm_gelu_conv` takes this norm: batch statistics with running ones beside, on a CPU, not compiled.
@@ -27,6 +38,7 @@ def norm_gelu_conv(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Linear | nn.Conv2d 
 
     A convolution must have an odd kernel and keep the size but for its stride, as all of HLG's do.
     """
+    check_values_per_channel(norm, x)
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     weight = bias = None

@@ -111,9 +111,6 @@ def _hlg_pyramid(
     name: str, strides: Sequence[int], *, args: Mapping[str, Any], grad_checkpointing: bool
 ) -> PyramidEncoder:
     indices = _indices(name, STRIDES, strides)
-    for key in ("embed_dims", "num_heads", "depths"):
-        if key in args and len(args[key]) != len(STRIDES):
-            raise UserError(f"{name} has four stages: encoder_args {key} needs a number for each, not {args[key]}")
     try:
         body = create_hlg(name, features_only=True, out_indices=indices, num_classes=0, **args)
     except UserError:

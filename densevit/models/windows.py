@@ -9,6 +9,7 @@ an axis falls into at most three runs of windows of equal length, and each pair 
 few cells that padding adds to make the last rows of a block complete are in no group, so nothing ever reads them.
 """
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -101,6 +102,7 @@ def window_grid(size: tuple[int, int], *, window_size: int, dilation: int | str 
     `dilation` 1 is plain, "span" lets every window span the map (D = side / R on each axis), any other positive
     integer is taken as it is.
     """
+    size = operator.index(size[0]), operator.index(size[1])  # a trace holds them as tensors, a compiler keeps them open
     rates = [spanning_dilation(side, window_size=window_size) if dilation == "span" else int(dilation) for side in size]
     runs = [
         tuple(axis_runs(side, window_size=window_size, dilation=rate)) for side, rate in zip(size, rates, strict=True)

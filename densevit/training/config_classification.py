@@ -76,7 +76,10 @@ class ClassificationDataConfig:
         )
         require(0 < self.crop_pct <= 1, f"data.crop_pct must be in (0, 1], not {self.crop_pct}")
         require(min(self.std, default=0) > 0, f"data.std must be above 0, not {self.std}")
-        require(len(self.mean) == len(self.std) == 3, "data.mean and data.std must have three numbers each")
+        require(
+            len(self.mean) == len(self.std) == 3,
+            f"data.mean {self.mean} and data.std {self.std} must have three numbers each",
+        )
 
     @property
     def mixes(self) -> bool:

@@ -28,7 +28,7 @@ from torch import nn
 from densevit.errors import UserError
 from densevit.evaluation.scores import SegmentationScores, write_confusion_csv
 from densevit.evaluation.top_k import ClassificationScores
-from densevit.models.catalog import create_model, model_kind
+from densevit.models.catalog import create_model, model_kind, takes_argument
 from densevit.training.callbacks import StopOnSignal
 from densevit.training.checkpoints import BEST, LAST, AtomicCheckpointIO, SaveCheckpoints, ValidateAtEnd, read_position
 from densevit.training.config import ModelConfig, TrainConfig
@@ -102,6 +102,10 @@ def build_model(config: ModelConfig, *, num_classes: int, task: str = "segmentat
     kind = model_kind(config.name)
     if kind != task:
         raise UserError(f"{config.name} is a model for {kind}, not {task}; see `densevit models --kind {task}`")
+    for key in {"num_classes", "features_only"} & {*config.args}:
+        raise UserError(f"model.args.{key}={config.args[key]} is not yours to set: data and task decide; leave it out")
+    if config.pretrained is True and not takes_argument(config.name, "pretrained"):
+        raise UserError(f"{config.name} has no published weights; give a file or a run: model.pretrained=PATH")
     args = {**config.args, "pretrained": True} if config.pretrained is True else config.args
     model = create_model(config.name, num_classes=num_classes, **args)
     if isinstance(config.pretrained, str):
@@ -165,7 +169,7 @@ def _trainer(experiment: Experiment, run_dir: Path, *, callbacks: list[L.Callbac
             callbacks=callbacks,
             logger=[logger, TensorBoardLogger(run_dir, name="tensorboard", version="", purge_step=logger.purge_step)],
         )
-    except (MisconfigurationException, ValueError, RuntimeError) as error:
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"train.accelerator={train.accelerator}, train.devices={train.devices}: {error}") from error
 
 

@@ -20,7 +20,9 @@ def wrong_type(error: Exception, experiment_type: type[Any], *, given: Mapping[s
     key = found and next((key for key in given if key == found[1] or key.startswith(found[1] + ".")), None)
     if not found or kind is None or not key:
         return UserError(message)
-    if key != found[1]:  # one of the values of a dictionary
+    if found[1] in given:  # the key itself, not one of the values of a dictionary
+        key = found[1]
+    if key != found[1]:
         kind = get_args(kind)[-1]
     return UserError(f"{key} must be {describe(kind)}, not {given[key]!r}")
 

@@ -1,5 +1,8 @@
 """The HLG family: the paper's counts, shapes at any size, training, checkpointing, saving."""
 
+import copy
+import warnings
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -216,7 +219,7 @@ def test_inference_leaves_the_input_alone_and_the_batch_has_no_influence():
     ("arguments", "message"),
     [
         ({"out_indices": (0, 4), "features_only": True}, "stages 0 to 3"),
-        ({"dilation": 0}, "positive integer"),
+        ({"dilation": 0}, "whole number of at least 1"),
         ({"dilation": "side"}, "'side'"),
         ({"window_embedding": "mean"}, "choose one of: avgpool, dwconv, maxpool"),
     ],
@@ -229,3 +232,81 @@ def test_bad_arguments_are_named(arguments, message):
 def test_unknown_variant_names_the_near_match():
     with pytest.raises(UserError, match="did you mean 'hlg_small'"):
         create_hlg("hlg_smal")
+
+
+def test_gradient_checkpointing_changes_neither_gradients_nor_statistics():
+    torch.manual_seed(0)
+    plain = HLG(**TINY, num_classes=4).train()
+    kept = copy.deepcopy(plain)
+    kept.set_grad_checkpointing()
+    images = torch.randn(2, 3, 64, 96)
+    for _ in range(2):
+        for model in (plain, kept):
+            model(images).square().sum().backward()
+    for (name, a), b in zip(plain.named_parameters(), kept.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad), name
+    for (name, a), b in zip(plain.named_buffers(), kept.buffers(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@torch.no_grad()
+def test_compiled_without_breaks_for_one_size_after_another():
+    torch._dynamo.reset()
+    model = HLG(**{**TINY, "depths": (1, 1, 1, 1)}, num_classes=4).eval()
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    for batch, height, width in ((2, 32, 32), (2, 48, 32), (3, 48, 41)):
+        images = torch.randn(batch, 3, height, width)
+        torch.testing.assert_close(compiled(images), model(images))
+
+
+@torch.no_grad()
+def test_exported_for_any_batch_and_traced():
+    model, images = HLG(**{**TINY, "depths": (1, 1, 1, 1)}, num_classes=4).eval(), torch.randn(2, 3, 48, 32)
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(model, (images,), dynamic_shapes=({0: batch},)).module()
+    more = torch.randn(5, 3, 48, 32)
+    torch.testing.assert_close(exported(more), model(more))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # a trace holds for one size, as it says
+        torch.testing.assert_close(torch.jit.trace(model, images)(images), model(images))
+
+
+def test_training_on_one_value_per_channel_is_refused():
+    model = HLG(**TINY, num_classes=4).train()
+    with pytest.raises(UserError, match="batch_size of at least 2"):
+        model(torch.randn(1, 3, 32, 32))
+    assert all(torch.isfinite(buffer).all() for buffer in model.buffers())
+
+
+def test_values_are_not_kept_for_parameters_made_in_inference_mode():
+    with torch.inference_mode():
+        model, images = HLG(**TINY, num_classes=4).eval(), torch.randn(1, 3, 64, 96)
+        model(images)
+        for parameter in model.parameters():
+            parameter.mul_(1.3)
+        again = model(images)
+        assert torch.equal(again, model.eval()(images))
+
+
+BAD_ARGUMENTS = [
+    {"window_size": 0}, {"window_size": "a"}, {"window_size": 2.5}, {"depths": (1, 1, 1)}, {"depths": (1, 0, 1, 1)},
+    {"embed_dims": 5}, {"embed_dims": (8, 16, 24, 64)}, {"num_heads": (3, 2, 4, 8)}, {"num_heads": "abcd"},
+    {"dilation": 2.5}, {"dilation": True}, {"dilation": ["a", 1, 2]}, {"dilation": "full"}, {"drop_rate": 2},
+    {"drop_path_rate": 1.5}, {"in_chans": 0}, {"mlp_ratio": 0}, {"num_classes": -1},
+    {"features_only": True, "out_indices": (4,)}, {"features_only": True, "out_indices": 5},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("argument", BAD_ARGUMENTS, ids=str)
+def test_arguments_out_of_range(argument):
+    name = [*argument][-1]
+    with pytest.raises(UserError, match=name):
+        HLG(**{**TINY, **argument})
+
+
+def test_images_of_other_channels_and_an_empty_batch():
+    model = HLG(**TINY, num_classes=4, in_chans=4).eval()
+    with pytest.raises(UserError, match="in_chans=4"):
+        model(torch.randn(1, 3, 32, 32))
+    with pytest.raises(UserError, match="no image"):
+        model(torch.randn(0, 4, 64, 64))
