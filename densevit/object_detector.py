@@ -182,8 +182,8 @@ class ObjectDetector:
         UserError if a picture cannot be read, does not fit the model's channels, or a class is unknown.
         """
         threshold = self.inference.score_threshold if score_threshold is None else score_threshold
-        if not 0 <= threshold <= 1:
-            raise UserError(f"score_threshold is {threshold}; it must lie in 0 .. 1")
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0 <= threshold <= 1:
+            raise UserError(f"score_threshold is {threshold!r}; it must be a number in 0 .. 1")
         wanted = class_indices(classes, self.info.classes)
         if isinstance(picture, (list, tuple)):
             return [self._detect(each, threshold, wanted) for each in picture]

@@ -86,6 +86,9 @@ def test_mistakes(detector, tmp_path):
         detector(tmp_path / "nothing.jpg")
     with pytest.raises(UserError, match="does not fit a model of 3 channels"):
         detector(np.zeros((5, 6, 7), dtype=np.uint8))
+    for threshold in ("a", 1.5, float("nan")):
+        with pytest.raises(UserError, match="it must be a number in 0"):
+            detector(np.zeros((5, 6, 3), dtype=np.uint8), score_threshold=threshold)
 
 
 def test_a_picture_without_objects(detector):

@@ -26,7 +26,7 @@ def detect(args: argparse.Namespace, pictures: "list[Path]", info: "ModelInfo", 
     from densevit.detect_files import DetectionsWriter, SubmissionWriter, detect_files
     from densevit.object_detector import SCORE_THRESHOLD, ObjectDetector, class_indices
 
-    classes = [name.strip() for name in args.classes.split(",")] if args.classes else None
+    classes = [name.strip() for name in args.classes.split(",")] if args.classes is not None else None
     class_indices(classes, info.classes)  # a wrong name is told before the work
     changes = overrides(args)
     inference = changed_inference(info, changes)

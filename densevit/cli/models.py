@@ -66,7 +66,8 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
+    number = rows[0]["num_classes"]
+    table = Table(box=box.SIMPLE_HEAD, caption=f"with {number} classes; --num-classes K for another number")
     table.add_column("model", no_wrap=True)
     table.add_column("kind")
     table.add_column("parameters, M", justify="right")

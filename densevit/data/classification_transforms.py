@@ -16,7 +16,7 @@ from densevit.errors import UserError
 POLICY = re.compile(
     r"rand(-(m\d+|n\d+|p\d*\.?\d+|mstd\d*\.?\d+|mmax\d+|inc[01]|t\w+))*"
     r"|(original|originalr|v0|v0r|3a)(-mstd\d*\.?\d+)?"
-    r"|augmix(-(m\d+|w\d+|d-?\d+|a\d*\.?\d+|b[01]|mstd\d*\.?\d+))*"
+    r"|augmix(-(m\d+|w\d+|d\d+|a\d*\.?\d+|b[01]|mstd\d*\.?\d+))*"
 )
 """timm's names of augmentation policies; it passes over what it does not know in them."""
 

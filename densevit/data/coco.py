@@ -91,6 +91,9 @@ class Coco(DetectionDataset):
             transform=transform,
         )
 
+    def num_objects(self) -> int:
+        return int(self.table.num_single()[list(self._numbers)].sum())
+
     def image_path(self, index: int) -> Path:
         return self.folder / self.entries[self._numbers[index]].file_name
 

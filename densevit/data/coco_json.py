@@ -49,7 +49,9 @@ def load_coco_json(path: Path) -> dict[str, list[Any]]:
         raise UserError(f"cannot read annotations {path}: {error}; the file is damaged, cut off or no json") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(document, dict) or not isinstance(document.get(key), list):
-            found = ", ".join(map(str, document)) if isinstance(document, dict) else type(document).__name__
+            found = (
+                ", ".join(map(str, document)) or "nothing" if isinstance(document, dict) else type(document).__name__
+            )
             raise UserError(f"annotations {path} have no list {key!r} as COCO's instances files have; found: {found}")
     return document
 
@@ -93,9 +95,11 @@ def _image_entry(entry: Any) -> ImageEntry:
     if not _whole(id_):
         raise _Refused("image entries", f"has the id {id_!r}; ids are whole numbers")
     if not isinstance(name, str) or not name:
-        raise _Refused("image entries", f"(id {id_}) has no file_name")
+        raise _Refused("image entries", f"(id {id_}) has the file_name {name!r}; it takes a path such as 'a.jpg'")
     if not (_whole(height) and _whole(width) and min(height, width) > 0):
-        raise _Refused("image entries", f"(id {id_}, {name}) has height {height!r} and width {width!r}")
+        raise _Refused(
+            "image entries", f"(id {id_}, {name}) has height {height!r} and width {width!r}; these are pixels"
+        )
     return ImageEntry(id_, name, (height, width))
 
 
@@ -112,16 +116,18 @@ def add_annotations(
     `images` maps an image's id to its number in the table, None for one that is left out; `labels` a category's id to
     its class. Boxes are clipped to their image; those without area are left out.
     """
+    seen: set[Any] = set()
     for position, annotation in enumerate(annotations):
         try:
             place = _place(annotation, images, labels)
+            _check_id(annotation.get("id"), seen)
             if place is None:
                 continue
             number, entry, label = place
             box = _box(annotation, entry, faults)
             crowd, area = annotation.get("iscrowd", 0), annotation.get("area")
             if crowd not in (0, 1):
-                raise _Refused("iscrowd is not 0 or 1", f"has iscrowd {crowd!r}")
+                raise _Refused("iscrowd is not 0 or 1", f"has iscrowd {crowd!r}; write 0, or 1 for a crowd region")
             if table.masks is not None:
                 _add_mask(table, annotation, entry, faults)
             stated = float(area) if _is_number(area) and area > 0 else math.nan
@@ -129,6 +135,17 @@ def add_annotations(
         except _Refused as refused:
             name = annotation.get("id", f"number {position}") if isinstance(annotation, dict) else f"number {position}"
             faults.add(refused.kind, f"annotation {name} {refused}", fatal=refused.fatal)
+
+
+def _check_id(id_: Any, seen: set[Any]) -> None:
+    """Ids may be left out, but no two annotations share one."""
+    if id_ is None:
+        return
+    if not isinstance(id_, int | str):
+        raise _Refused("annotation ids", f"has the id {id_!r}; ids are whole numbers")
+    if id_ in seen:
+        raise _Refused("annotation ids used twice", "is listed twice; give each annotation its own id")
+    seen.add(id_)
 
 
 def _place(
@@ -139,9 +156,15 @@ def _place(
         raise _Refused("annotations that are no mapping", f"is {annotation!r}")
     image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
     if not _whole(image_id) or image_id not in images:
-        raise _Refused("annotations of images that are not listed", f"is of image {image_id!r}, which is not listed")
+        raise _Refused(
+            "annotations of images that are not listed",
+            f"is of image {image_id!r}, which is not listed; list the image or drop the annotation",
+        )
     if not _whole(category_id) or category_id not in labels:
-        raise _Refused("unknown categories", f"is of category {category_id!r}, which is not among the categories")
+        raise _Refused(
+            "unknown categories",
+            f"is of category {category_id!r}, which is not among the categories; add it there or correct it",
+        )
     image = images[image_id]
     return None if image is None else (*image, labels[category_id])
 
@@ -160,7 +183,8 @@ def _box(annotation: dict[str, Any], image: ImageEntry, faults: Faults) -> tuple
     left, top, right, bottom = max(x, 0.0), max(y, 0.0), min(x + w, float(width)), min(y + h, float(height))
     if left >= right or top >= bottom:
         raise _Refused(
-            "boxes outside their image", f"has bbox {bbox}, outside its image {image.file_name} of {width}x{height}"
+            "boxes outside their image",
+            f"has bbox {bbox}, outside its image {image.file_name} of {width}x{height}; it takes pixels",
         )
     if max(left - x, top - y, x + w - right, y + h - bottom) > _SLACK:
         name = annotation.get("id")

@@ -18,6 +18,7 @@ from torchvision import tv_tensors
 
 from densevit.data.base import Palette, Transform
 from densevit.data.class_list import voc_palette
+from densevit.data.image_io import is_turned
 from densevit.errors import UserError
 
 Size = tuple[int, int]
@@ -85,6 +86,10 @@ class DetectionDataset(Dataset[dict[str, Any]]):
         """The image's file, or None for a data set that is not made of files."""
         return None
 
+    def num_objects(self) -> int | None:
+        """Objects that are no crowd region; None where that is known only by reading every sample."""
+        return None
+
     def read(self, index: int) -> tuple[tv_tensors.Image, Objects]:
         """The image (C, H, W) as stored, and its objects."""
         raise NotImplementedError
@@ -133,6 +138,8 @@ def check_size(image: torch.Tensor, size: Size, *, path: Path) -> None:
     if found != size:
         why = (
             "it carries an EXIF rotation, so mark the objects on the rotated picture, or remove that tag"
+            if found == size[::-1] and is_turned(path)
+            else "exchange width and height of its entry, or mark the objects on this picture"
             if found == size[::-1]
             else "correct the size, or mark the objects on this picture"
         )

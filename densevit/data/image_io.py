@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torchvision import tv_tensors
 
 from densevit.errors import UserError
@@ -49,6 +49,15 @@ def read_image(path: str | Path, *, channels: int = 3) -> tv_tensors.Image:
         )
     with _opened(path, kind="image") as picture:
         return picture_to_image(picture, channels=channels, source=path)
+
+
+def is_turned(path: str | Path) -> bool:
+    """Whether a picture's EXIF tag turns it by a quarter, so that it is read with width and height exchanged."""
+    try:
+        with Image.open(path) as picture:
+            return picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except _DECODE_ERRORS:
+        return False
 
 
 def image_from_bytes(data: bytes, *, channels: int = 3, source: object = "image") -> tv_tensors.Image:

@@ -79,6 +79,9 @@ class Yolo(DetectionDataset):
             [self.files[number][0] for number in kept], classes=names, has_masks=has_masks, transform=transform
         )
 
+    def num_objects(self) -> int:
+        return int(self.table.num_single()[list(self._numbers)].sum())
+
     def image_path(self, index: int) -> Path:
         return self.files[self._numbers[index]][1]
 
@@ -191,14 +194,16 @@ def _class_names(base: Path, given: str | Path | Sequence[str] | None) -> tuple[
         given = yaml_file or find_class_list(base)
     if isinstance(given, (str, Path)) and Path(given).suffix.lower() in (".yaml", ".yml"):
         document = _load_yaml(Path(given).expanduser())
-        if isinstance(document, dict) and "names" in document:
+        if isinstance(document, dict):
             given = _names_of(document, path=Path(given))
     return read_class_list(given, max_classes=None).names
 
 
 def _names_of(document: dict[str, Any], *, path: Path) -> list[str]:
     """`names` of data.yaml: a list, or a mapping from 0, 1, 2 ..."""
-    names, number = document["names"], document.get("nc")
+    names, number = document.get("names"), document.get("nc")
+    if names is None:
+        raise UserError(f"{path} has no names; write `names: [...]`, the classes in the order of their numbers")
     if isinstance(names, dict):
         if set(names) != set(range(len(names))):
             raise UserError(f"{path}: names must be numbered 0 .. {len(names) - 1}, not {sorted(names, key=str)[:5]}")

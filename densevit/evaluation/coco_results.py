@@ -6,7 +6,7 @@ compressed run-length code. The server knows images and categories by the ids of
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -65,23 +65,37 @@ def write_results(entries: Iterable[Mapping[str, Any]], path: Path | str) -> Non
     Path(path).write_text(json.dumps(list(entries), separators=(",", ":")) + "\n", encoding="utf-8")
 
 
-def read_image_ids(path: Path | str) -> dict[str, int]:
-    """File name -> image id, of a COCO json such as `image_info_test-dev2017.json`. UserError if it is none."""
+def read_image_ids(path: Path | str) -> dict[str, dict[str, int]]:
+    """Name without folders -> file_name -> image id, of a COCO json such as `image_info_test-dev2017.json`.
+
+    UserError if it is none.
+    """
+    ids: dict[str, dict[str, int]] = {}
     try:
-        images = json.loads(Path(path).read_text(encoding="utf-8"))["images"]
-        return {Path(image["file_name"]).name: int(image["id"]) for image in images}
-    except FileNotFoundError as error:
-        raise UserError(f"there is no annotations file {path}") from error
+        for image in json.loads(Path(path).read_text(encoding="utf-8"))["images"]:
+            name = PurePath(image["file_name"])
+            ids.setdefault(name.name, {})[name.as_posix()] = int(image["id"])
+    except OSError as error:
+        raise UserError(f"cannot open annotations file {path}: {error.strerror}; give a COCO json") from error
     except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is no COCO json with the ids and file names of images") from error
+    return ids
 
 
-def image_id_of(picture: Path, ids: Mapping[str, int] | None) -> int:
-    """The id of a picture: by its file name in `ids`, or, without them, the number that its name is."""
-    if ids is not None:
-        if picture.name not in ids:
-            raise UserError(f"{picture.name} is not among the {len(ids)} images of the annotations file")
-        return ids[picture.name]
-    if not (picture.stem.isascii() and picture.stem.isdigit()):
-        raise UserError(f"{picture.name} is not named by its image id; give the ids with --annotations FILE")
-    return int(picture.stem)
+def image_id_of(picture: Path, ids: Mapping[str, Mapping[str, int]] | None) -> int:
+    """The id of a picture: by its file name in `ids`, or, without them, the number that its name is.
+
+    Of images of one name in several folders it is the one whose file_name ends the picture's path.
+    """
+    if ids is None:
+        if not (picture.stem.isascii() and picture.stem.isdigit()):
+            raise UserError(f"{picture.name} is not named by its image id; give the ids with --annotations FILE")
+        return int(picture.stem)
+    named = ids.get(picture.name, {})
+    if not named:
+        raise UserError(f"{picture.name} is not among the images of the annotations file")
+    path = picture.absolute().as_posix()
+    fitting = [name for name in named if path.endswith(f"/{name}")] or list(named)
+    if len(named) > 1 and not path.endswith(f"/{max(fitting, key=len)}"):
+        raise UserError(f"{picture} may be {' or '.join(sorted(named)[:3])}; give it with the folders of file_name")
+    return named[max(fitting, key=len)]

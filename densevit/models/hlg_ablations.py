@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
-from densevit.errors import unknown_name
+from densevit.errors import UserError, unknown_name
 from densevit.models.attention import BiasedAttention
 from densevit.models.hlg import HLG, create_hlg
 from densevit.models.hlg_layer import (
@@ -33,6 +33,8 @@ from densevit.models.windows import pad_map, window_grid
 
 HLG_STEPS = ("pvt", "dwmlp", "shared_local", "plain_dilated")
 PVT_MLP_RATIO = 3.0
+_NOT_YET = ("window_size", "dilation", "window_embedding", "local_key", "position_bias", "mlp_ratio", "squeeze_excite")
+"""What only the later steps, which have windows, can vary."""
 
 
 class PooledAttention(nn.Module):
@@ -114,9 +116,15 @@ def _replace_layer(layer: HLGLayer, *, step: str) -> nn.Module:
 
 
 def create_hlg_step(step: str, name: str = "hlg_small", **kwargs: Any) -> HLG:
-    """Build a step of Table 14: `pvt`, `dwmlp`, `shared_local` or `plain_dilated` (the full model)."""
+    """Build a step of Table 14: `pvt`, `dwmlp`, `shared_local` or `plain_dilated` (the full model).
+
+    `kwargs` are those of `HLG`; the first two steps are as in the table and refuse what varies their layers.
+    """
     if step not in HLG_STEPS:
         raise unknown_name("step of Table 14", step, HLG_STEPS)
+    for key in kwargs if step in ("pvt", "dwmlp") else ():
+        if key in _NOT_YET:
+            raise UserError(f"step {step!r} is as in Table 14 and takes no {key}; vary it in 'shared_local' or later")
     if step == "shared_local":
         kwargs["dilation"] = 1
     model = create_hlg(name, **kwargs)

@@ -11,7 +11,7 @@ import torch
 from timm.layers import Mlp
 from torch import Tensor, nn
 
-from densevit.errors import UserError, check_whole_numbers, unknown_name
+from densevit.errors import UserError, check_positive_numbers, check_whole_numbers, unknown_name
 from densevit.models.attention import window_attention
 from densevit.models.hlg_layer import HLGLayer
 from densevit.models.layers import NormName, conv_norm_relu, resize
@@ -87,6 +87,7 @@ class HLGDecoder(nn.Module):
         super().__init__()
         _check(layers=layers, fuse_stride=fuse_stride, channels=channels, num_heads=num_heads, num_layers=num_layers)
         _check_windows(window_size, dilation)
+        check_positive_numbers(mlp_ratio=mlp_ratio)
         self.fuse_level = {4: 0, 16: 2}[fuse_stride]
         self.fuse = conv_norm_relu(sum(in_channels), channels, kernel_size=3, norm=norm)
         kind = {"local": LocalLayer, "hlg": _hlg_layer}[layers]
@@ -134,7 +135,7 @@ def _check(*, layers: str, fuse_stride: int, channels: int, num_heads: int, num_
 
 def _check_windows(window_size: int, dilation: int | str) -> None:
     check_whole_numbers(window_size=window_size)
-    if dilation != "span" and (not isinstance(dilation, int) or dilation < 1):
+    if dilation != "span" and (type(dilation) is not int or dilation < 1):
         raise UserError(f"dilation must be 'span' or a whole number of at least 1, not {dilation!r}")
 
 

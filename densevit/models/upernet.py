@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densevit.errors import UserError
+from densevit.errors import UserError, check_whole_numbers
 from densevit.models.layers import NormName, conv_norm_relu, resize
 
 
@@ -55,6 +55,9 @@ class UperNetDecoder(nn.Module):
     ):
         """`bins` are the sides of the pooled maps."""
         super().__init__()
+        if isinstance(bins, str) or not isinstance(bins, Sequence) or not bins:
+            raise UserError(f"bins must be the sides of the pooled maps, such as [1, 2, 3, 6], not {bins!r}")
+        check_whole_numbers(**{f"bins[{i}]": side for i, side in enumerate(bins)})
         *finer, coarsest = in_channels
         self.pooling = PyramidPooling(coarsest, channels, bins=bins, norm=norm)
         self.laterals = nn.ModuleList(conv_norm_relu(width, channels, kernel_size=1, norm=norm) for width in finer)

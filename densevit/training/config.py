@@ -94,7 +94,9 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     """Betas of AdamW."""
     weight_decay: float = 0.0
-    """Weight decay; never on norms, biases, positions and class tokens for AdamW."""
+    """Weight decay; never on norms, positions and class tokens, nor on biases unless `decay_biases`."""
+    decay_biases: bool = False
+    """Weight decay on biases too, except those of norms, as mmdetection's recipes have it."""
     schedule: Literal["poly", "cosine", "step", "constant"] = "poly"
     """Shape of the learning rate after warm-up."""
     poly_power: float = 0.9

@@ -24,6 +24,7 @@ class DetectionExperiment:
             lr=1e-4,
             head_lr_mult=1.0,
             weight_decay=1e-4,
+            decay_biases=True,
             schedule="step",
             milestones=TWELVE_EPOCHS,
             warmup_steps=500,

@@ -14,6 +14,10 @@ from densevit.errors import UserError
 from densevit.training.sample_stream import SeededDataset, StepSampler, start_worker
 
 
+class NoImages(UserError):
+    """A split of a data set without any image."""
+
+
 class DataSettings(Protocol):
     """The settings that the data of every task have."""
 
@@ -91,7 +95,7 @@ class TaskData(L.LightningDataModule, Generic[Settings]):
         dataset = create_dataset(c.name, root=c.root, split=split, transform=transform, **(c.args | args))
         self.check_kind(dataset)
         if not _is_stream(dataset) and len(dataset) == 0:
-            raise UserError(f"data set {c.name!r} has no image in split {split!r} (root: {c.root})")
+            raise NoImages(f"data set {c.name!r} has no image in split {split!r} (root: {c.root})")
         return dataset
 
     def train_dataloader(self) -> DataLoader[Any]:

@@ -11,7 +11,7 @@ from densevit.data.detection import DetectionDataset
 from densevit.data.detection_transforms import DetectionEvalTransform, detection_train_transform
 from densevit.errors import UserError
 from densevit.training.config_detection_data import DetectionDataConfig
-from densevit.training.data_module import TaskData
+from densevit.training.data_module import NoImages, TaskData
 
 
 class DetectionData(TaskData[DetectionDataConfig]):
@@ -29,6 +29,10 @@ class DetectionData(TaskData[DetectionDataConfig]):
         """`short_side` and `long_side` are those of validation (`DetectionConfig`)."""
         self._eval_sides = {"short_side": short_side, "long_side": long_side}
         super().__init__(config, num_batches=num_batches, seed=seed)
+        if self.val_set.num_objects() == 0:
+            raise UserError(
+                f"split {config.val_split!r} of {config.name!r} has no object to score; see `densevit data check`"
+            )
         self.palette: tuple[tuple[int, int, int], ...] = self.val_set.palette
         self.category_ids: tuple[int, ...] = self.val_set.category_ids
         self.has_masks: bool = self.val_set.has_masks
@@ -63,7 +67,12 @@ class DetectionData(TaskData[DetectionDataConfig]):
 
     @cached_property
     def train_set(self) -> Any:
-        dataset = super().train_set
+        try:
+            dataset = super().train_set
+        except NoImages as error:
+            if self.config.keep_empty:
+                raise
+            raise UserError(f"{error}; data.keep_empty=false leaves images without objects out") from error
         dataset.max_objects = self.config.max_objects
         return dataset
 

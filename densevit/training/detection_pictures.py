@@ -19,6 +19,8 @@ SHOWN_FROM = 0.3
 """Objects of a lower score are not drawn ..."""
 MOST = 20
 """... nor more than so many, which an untrained model finds everywhere."""
+MOST_TRUE = 100
+"""More true objects hide each other; their tags would take minutes to place."""
 CELL_WIDTH = 480
 
 
@@ -35,7 +37,8 @@ class DetectionPictures(SamplePictures):
             found = task.detect({"image": [image], "size": [sample["size"]]})[0]
             kept = found["scores"] >= SHOWN_FROM
             found = {name: values[kept][:MOST] for name, values in found.items()}
-            rows.append([self._cell(task, sample, sample["truth"]), self._cell(task, sample, found)])
+            truth = {name: values[:MOST_TRUE] for name, values in sample["truth"].items()}
+            rows.append([self._cell(task, sample, truth), self._cell(task, sample, found)])
         return picture_grid(
             rows, titles=["truth", "prediction"], captions=[sample["id"] for sample in samples], cell_width=CELL_WIDTH
         )

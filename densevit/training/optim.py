@@ -16,6 +16,7 @@ HEAD_PREFIXES = ("decoder.", "auxiliary_heads.", "fpn.", "heads.", "rpn.", "roi_
 
 UNDECAYED = ("pos_embed", "cls_token", "dist_token", "reg_token", "bias_tables", "relative_bias", "position_bias_table")
 
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 BLOCK = re.compile(
     r"encoder\.(?:.+?\.)??(?:(?:blocks|layers|stages)\.|layer)\d+(?:\.(?:(?:blocks|layers)\.)?\d+)?(?=\.)"
@@ -26,14 +27,17 @@ BLOCK = re.compile(
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
     """Parameters that share a learning rate and a weight decay.
 
-    Without `layer_decay` at most four groups: encoder and head, each with and without weight decay (norms, biases,
-    positions, tokens).
+    Without `layer_decay` at most four groups: encoder and head, each with and without weight decay (norms, positions,
+    tokens and, unless `decay_biases`, biases).
     """
     depths = layer_depths(model) if config.layer_decay < 1 else {}
     groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
+    norms = {name for name, module in model.named_modules() if isinstance(module, NORMS)}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decayed = parameter.ndim > 1 and not any(part in name for part in UNDECAYED)
+            owner, _, kind = name.rpartition(".")
+            weight = parameter.ndim > 1 and not any(part in name for part in UNDECAYED)
+            decayed = weight or (config.decay_biases and kind == "bias" and owner not in norms)
             key = (name.startswith(HEAD_PREFIXES), depths.get(name, 0), decayed)
             groups.setdefault(key, []).append(parameter)
     return [

@@ -8,6 +8,7 @@ import torch
 from torchvision import tv_tensors
 
 from densevit.data.classification_transforms import classification_eval_transform, classification_train_transform
+from densevit.errors import UserError
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
 
@@ -65,3 +66,14 @@ def test_without_augmentation_train_keeps_the_pixels():
     )  # fmt: skip
     given = sample(20, 20)
     torch.testing.assert_close(transform(given)["image"], given["image"].as_subclass(torch.Tensor) / 255)
+
+
+def test_policies_and_pictures_that_are_refused():
+    for policy in ("bogus", "rand-bogus", "rand-m9-mstdx", "original-m9"):
+        with pytest.raises(UserError, match=f"'{policy}' is no policy of timm"):
+            classification_train_transform(image_size=(8, 8), auto_augment=policy, mean=MEAN, std=STD)
+    for policy in ("rand-m9-mstd0.5-inc1", "rand-n2-tweights", "original", "v0r-mstd0.5", "3a", "augmix-m3-w3-d2"):
+        transform = classification_train_transform(image_size=(8, 8), auto_augment=policy, mean=MEAN, std=STD)
+        assert transform(sample(9, 9))["image"].shape == (3, 8, 8)
+    with pytest.raises(UserError, match="in 8 bits"):
+        classification_eval_transform(image_size=(8, 8), mean=MEAN, std=STD).apply(torch.zeros(3, 9, 9))

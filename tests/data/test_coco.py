@@ -188,7 +188,9 @@ def change(path, edit):
         (lambda d: d["images"].append({"id": 5, "file_name": "c.png", "width": 6, "height": 4}), "c.png is listed but"),
         (lambda d: d["images"].append({"id": "x", "file_name": "b.png"}), "has the id 'x'; ids are whole numbers"),
         (lambda d: d["images"].append({"id": 5, "file_name": "b.png"}), "has height None and width None"),
-        (lambda d: d["images"].append({"id": 5}), "has no file_name"),
+        (lambda d: d["images"].append({"id": 5}), "has the file_name None; it takes a path"),
+        (lambda d: d["annotations"].append(d["annotations"][0]), "annotation 1 is listed twice"),
+        (lambda d: d["annotations"][0].update(id=[1]), r"has the id \[1\]; ids are whole numbers"),
         (lambda d: d["images"].append(5), "image entry 2 is 5, no mapping"),
         (lambda d: d["annotations"].append("x"), "annotation number 2 is 'x'"),
         (lambda d: d.pop("annotations"), "no list 'annotations'.* found: images, categories"),
@@ -230,14 +232,21 @@ def test_broken_json(tmp_path, write_coco, content, message):
 
 
 def test_broken_and_exchanged_images_are_named_when_read(tmp_path, write_coco):
-    write_coco(tmp_path, {"a.png": [SQUARE], "b.jpg": [SQUARE], "c.png": [SQUARE]})
+    write_coco(tmp_path, {name: [SQUARE] for name in ("a.png", "b.jpg", "c.png", "d.png")})
     data, folder = Coco(tmp_path), tmp_path / "images" / "train"
     (folder / "a.png").write_bytes((folder / "a.png").read_bytes()[:100])
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     Image.open(folder / "b.jpg").save(folder / "b.jpg", exif=exif)
     Image.new("RGB", (30, 20)).save(folder / "c.png")
-    for index, message in enumerate(("cannot read image .*a.png", "b.jpg is 40x60 .* EXIF rotation", "c.png is 30x20")):
+    Image.new("RGB", (40, 60)).save(folder / "d.png")
+    messages = (
+        "cannot read image .*a.png",
+        "b.jpg is 40x60 .* EXIF rotation",
+        "c.png is 30x20 .* correct the size",
+        "d.png is 40x60 .* exchange width and height",
+    )
+    for index, message in enumerate(messages):
         with pytest.raises(UserError, match=message):
             data[index]
 

@@ -125,6 +125,7 @@ def test_layouts(tmp_path):
         ("names:\n  0: person\n  1: bicycle\n", None, ("person", "bicycle")),
         ("names: [1, 2]\n", None, ("1", "2")),
         ("names: [x]\n", ["u", "v"], ("u", "v")),
+        ("foo: 1\n", None, "has no names"),
         ("nc: 3\nnames: [a, b]\n", None, "nc is 3 but names has 2 entries"),
         ("names: {0: a, 2: b}\n", None, "must be numbered 0 .. 1"),
         ("names: []\n", None, "names must list the classes"),

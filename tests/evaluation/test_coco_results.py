@@ -80,14 +80,26 @@ def test_image_ids(tmp_path):
     ids = read_image_ids(file)
     assert image_id_of(Path("photos/street.jpg"), ids) == 42
     assert image_id_of(Path("000000000139.jpg"), None) == 139
-    with pytest.raises(UserError, match=r"other\.jpg is not among the 1 images"):
+    with pytest.raises(UserError, match=r"other\.jpg is not among the images"):
         image_id_of(Path("other.jpg"), ids)
     for name in ("street.jpg", "12a.jpg", "²³.jpg"):
         with pytest.raises(UserError, match="is not named by its image id; give the ids with --annotations"):
             image_id_of(Path(name), None)
-    with pytest.raises(UserError, match="there is no annotations file"):
+    with pytest.raises(UserError, match="cannot open annotations file"):
         read_image_ids(tmp_path / "none.json")
     for text in ("{", "[]", '{"images": [{"id": 1}]}', '{"images": [{"id": "a", "file_name": "b"}]}'):
         file.write_text(text)
         with pytest.raises(UserError, match="is no COCO json"):
             read_image_ids(file)
+
+
+def test_images_of_one_name_in_several_folders(tmp_path):
+    file = tmp_path / "ids.json"
+    images = [{"id": 11, "file_name": "a/1.jpg"}, {"id": 22, "file_name": "b/1.jpg"}, {"id": 33, "file_name": "2.jpg"}]
+    file.write_text(json.dumps({"images": images}))
+    ids = read_image_ids(file)
+    assert [image_id_of(Path(name), ids) for name in ("x/a/1.jpg", "x/b/1.jpg", "x/2.jpg")] == [11, 22, 33]
+    with pytest.raises(UserError, match=r"1\.jpg may be a/1\.jpg or b/1\.jpg"):
+        image_id_of(Path("x/1.jpg"), ids)
+    with pytest.raises(UserError, match="cannot open annotations file"):
+        read_image_ids(tmp_path)

@@ -37,6 +37,13 @@ def test_steps_train_and_take_any_size(step):
     assert create_hlg_step(step, **SMALL, features_only=True).eval()(torch.randn(1, 3, 60, 97))[3].shape[2:] == (2, 4)
 
 
+@pytest.mark.parametrize("step", ["pvt", "dwmlp"])
+def test_the_first_steps_refuse_what_only_later_ones_vary(step):
+    for argument in ({"window_size": 4}, {"position_bias": False}, {"window_embedding": "maxpool"}):
+        with pytest.raises(UserError, match=f"takes no {next(iter(argument))}"):
+            create_hlg_step(step, **SMALL, **argument)
+
+
 def test_steps_are_made_of_what_they_say():
     kinds = {step: [type(m) for m in create_hlg_step(step, **SMALL).modules()] for step in HLG_STEPS}
     assert PVTLayer in kinds["pvt"]

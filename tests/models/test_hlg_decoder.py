@@ -82,6 +82,8 @@ def test_odd_sizes_and_inference_leave_the_maps_alone():
         ({"window_size": 0}, "window_size must be a whole number of at least 1, not 0"),
         ({"dilation": 0}, "dilation must be 'span' or a whole number of at least 1, not 0"),
         ({"dilation": "wide"}, "not 'wide'"),
+        ({"dilation": True}, "not True"),
+        ({"mlp_ratio": -1}, "mlp_ratio must be a number above 0, not -1"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

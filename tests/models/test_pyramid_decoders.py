@@ -99,3 +99,9 @@ def test_fcn_reads_its_own_map_and_its_input_again():
     assert {key.split(".")[0] for key, _ in auxiliary.named_parameters()} == {"convs", "classifier"}
     with pytest.raises(UserError, match="num_convs must be at least 1, not 0"):
         FCNHead(CHANNELS, 3, num_convs=0)
+
+
+@pytest.mark.parametrize("bins", [3, [], "12", [0], [1, 2.5]])
+def test_bins_of_upernet(bins):
+    with pytest.raises(UserError, match="bins"):
+        UperNetDecoder((8, 8, 8, 8), 3, channels=8, bins=bins)

@@ -248,8 +248,9 @@ def test_nothing_to_score(coco_folder, tmp_path):
     path = coco_folder / "annotations" / "instances_val.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
     data = {"name": "coco", "root": str(coco_folder), "args": {}}
-    with pytest.raises(UserError, match="the validation split has no object; see `densevit data check`"):
+    with pytest.raises(UserError, match="split 'val' of 'coco' has no object to score; see `densevit data check`"):
         fit(make("retinanet", data=data, train={"num_steps": 1}), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.csv").exists()  # told before the training
 
 
 COMMAND = [

@@ -51,6 +51,17 @@ def test_truth_beside_prediction(task, samples):
         np.testing.assert_allclose(middle, [215, 5, 5], atol=3)
 
 
+def test_a_crowd_of_true_objects_is_not_drawn_to_the_last(task, samples, monkeypatch):
+    truth = {name: values.repeat_interleave(500, dim=0) for name, values in samples[0]["truth"].items()}
+    drawn = []
+    monkeypatch.setattr(
+        "densevit.training.detection_pictures.draw_objects",
+        lambda picture, *, boxes, **_: (drawn.append(len(boxes)), picture)[1],
+    )
+    DetectionPictures(None, num_pictures=1).draw(task.eval(), [samples[0] | {"truth": truth}])
+    assert drawn[0] == 100
+
+
 def test_a_picture_for_each_validation(task, samples, tmp_path):
     (callback,) = detection_pictures(TrainConfig(num_sample_pictures=1), tmp_path)
     trainer = SimpleNamespace(

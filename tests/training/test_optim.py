@@ -106,6 +106,21 @@ def test_what_is_never_decayed():
     assert decay[id(model.get_parameter("encoder.vit.patch_embed.proj.weight"))] == 0.05
 
 
+def test_biases_are_decayed_where_it_is_asked_for():
+    model = create_model("retinanet_hlg_mobile", num_classes=2)
+    groups = parameter_groups(model, OptimConfig(optimizer="adamw", weight_decay=0.05, decay_biases=True))
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    kinds = {
+        "encoder.body.stages.0.0.mlp.expand.conv.bias": 0.05,
+        "encoder.body.stages.0.0.attn.q.bias": 0.05,
+        "encoder.body.stages.0.0.mlp.expand.norm.bias": 0,
+        "encoder.body.stages.0.0.norm1.bias": 0,
+        "encoder.body.stages.0.0.norm1.weight": 0,
+        "encoder.body.stages.0.0.attn.q.weight": 0.05,
+    }
+    assert {name: decay[id(model.get_parameter(name))] for name in kinds} == kinds
+
+
 def test_layer_decay_by_depth():
     model = model_of("setr_pup_vit_tiny")
     groups = parameter_groups(model, OptimConfig(lr=0.1, layer_decay=0.5))

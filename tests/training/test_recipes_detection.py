@@ -83,6 +83,7 @@ def test_the_protocol_of_a_row(name):
     assert train.num_steps == epochs * 7330
     assert (optim.optimizer, optim.lr, optim.weight_decay, optim.head_lr_mult) == ("adamw", 1e-4, 1e-4, 1)
     assert (optim.warmup_steps, optim.warmup_ratio, optim.clip_grad_norm) == (500, 1e-3, None)
+    assert optim.decay_biases
 
     def rate(epoch):
         return learning_rate(epoch * 7330, base_lr=1e-4, num_steps=train.num_steps, config=optim)

@@ -49,3 +49,8 @@ def test_sentences(argument, sentence):
     with pytest.raises(UserError) as error:
         resolve(recipe="demo", overrides=[argument])
     assert str(error.value) == sentence
+
+
+def test_the_dictionary_itself_is_named_beside_its_values():
+    with pytest.raises(UserError, match=r"model.args must be names with values such as \{name: 1\}, not '5'"):
+        resolve(recipe="hlg_tiny_imagenet", overrides=["--model.args=5", "--model.args.depths=[1,1,1,1]"])
