@@ -1,7 +1,7 @@
 """Batch norm, GELU and the convolution after them as one step of training on a CPU that keeps one map instead of three.
 
-Autograd keeps the norm's input, its output and that of GELU; here the last two are computed again from the first: a
-third of the memory of a wide layer for one more GELU.
+Autograd keeps the norm's input, its output and that of GELU; here the last two are computed again from the first, for a
+part of the batch at a time where they are large: a third of the memory of a wide layer for one more GELU.
 
 Shapes: B batch, H W map, C channels; maps are (B, C, H, W), channels-last.
 """
@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densevit.errors import UserError
+
+LARGEST_BYTES = 28 * 2**20
+"""Beyond 32 MB the C library asks the system for every new map's pages, which costs more than what is done on them."""
 
 
 def check_values_per_channel(norm: nn.BatchNorm2d, x: Tensor) -> None:
@@ -63,29 +66,63 @@ class _NormGeluConv(torch.autograd.Function):
         bias: Tensor | None,
         stride: int,
     ) -> Tensor:
-        y, mean, inverse_std = torch.ops.aten.native_batch_norm(
-            x, norm_weight, norm_bias, *running, True, momentum, eps
-        )
+        parts = x.split(_images_at_once(x))
+        if len(parts) == 1:
+            y, mean, inverse_std = torch.ops.aten.native_batch_norm(
+                x, norm_weight, norm_bias, *running, True, momentum, eps
+            )
+            output = _gelu_conv(y, weight, bias, stride)
+        else:
+            mean, var = torch.ops.aten.batch_norm_update_stats(x, *running, momentum)
+            inverse_std, affine = torch.rsqrt(var + eps), (norm_weight, norm_bias, False, 0.0, eps)
+            output = torch.cat(
+                [_gelu_conv(F.batch_norm(part, mean, var, *affine), weight, bias, stride) for part in parts]
+            )
         ctx.save_for_backward(x, norm_weight, norm_bias, mean, inverse_std, weight)
         ctx.eps, ctx.stride, ctx.has_bias = eps, stride, bias is not None
-        y = torch.ops.aten.gelu_(y)
-        return y if weight is None else _convolve(y, weight, bias, stride)
+        return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, norm_weight, norm_bias, mean, inverse_std, weight = ctx.saved_tensors
-        normed = F.batch_norm(x, mean, inverse_std.pow(-2) - ctx.eps, norm_weight, norm_bias, False, 0.0, ctx.eps)
-        grad_weight = grad_bias = None
-        if weight is not None:
-            grad, grad_weight, grad_bias = _gradients(
-                grad, F.gelu(normed), weight, has_bias=ctx.has_bias, stride=ctx.stride
-            )
-        grad = torch.ops.aten.gelu_backward(grad, normed)
-        del normed
-        grad, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, x, norm_weight, None, None, mean, inverse_std, True, ctx.eps, [True, True, True]
+        at_once, var = _images_at_once(x), inverse_std.pow(-2) - ctx.eps
+        grad_normed, weight_grads, bias_grads = torch.empty_like(x), [], []
+        for part, grad_part, result in zip(*(t.split(at_once) for t in (x, grad, grad_normed)), strict=True):
+            normed = F.batch_norm(part, mean, var, norm_weight, norm_bias, False, 0.0, ctx.eps)
+            if weight is not None:
+                grad_part, of_weight, of_bias = _gradients(
+                    grad_part, F.gelu(normed), weight, has_bias=ctx.has_bias, stride=ctx.stride
+                )
+                weight_grads.append(of_weight)
+                bias_grads.append(of_bias)
+            torch.ops.aten.gelu_backward.grad_input(grad_part, normed, grad_input=result)
+        grad_x, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_batch_norm_backward(
+            grad_normed, x, norm_weight, None, None, mean, inverse_std, True, ctx.eps, [True] * 3
         )
-        return grad, grad_norm_weight, grad_norm_bias, None, None, None, grad_weight, grad_bias, None
+        grad_weight = None if weight is None else _sum(weight_grads).to(weight.dtype)
+        grad_bias = _sum(bias_grads).to(grad.dtype) if weight is not None and ctx.has_bias else None
+        return grad_x, grad_norm_weight, grad_norm_bias, None, None, None, grad_weight, grad_bias, None
+
+
+def _images_at_once(x: Tensor) -> int:
+    """The batch in equal parts, such that no map between two steps exceeds `LARGEST_BYTES`."""
+    parts = -(-x.numel() * x.element_size() // LARGEST_BYTES)
+    return -(-len(x) // parts)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    """In float32 at least: parts in bfloat16 would round again and again."""
+    return (
+        parts[0]
+        if len(parts) == 1
+        else torch.stack(parts).sum(dim=0, dtype=torch.promote_types(parts[0].dtype, torch.float32))
+    )
+
+
+def _gelu_conv(y: Tensor, weight: Tensor | None, bias: Tensor | None, stride: int) -> Tensor:
+    """conv(GELU(y)), GELU in place."""
+    y = torch.ops.aten.gelu_(y)
+    return y if weight is None else _convolve(y, weight, bias, stride)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
@@ -97,12 +134,12 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Te
 
 def _gradients(
     grad: Tensor, x: Tensor, weight: Tensor, *, has_bias: bool, stride: int
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of `_convolve` by its input, weight and bias."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `_convolve` by its input, weight and, where it has one, bias."""
     if weight.dim() == 2:
         rows, inputs = grad.permute(0, 2, 3, 1).flatten(0, 2), x.permute(0, 2, 3, 1)
         grad_x = (rows @ weight).view(inputs.shape).permute(0, 3, 1, 2)
-        return grad_x, rows.t() @ inputs.flatten(0, 2), rows.sum(dim=0) if has_bias else None
+        return grad_x, rows.t() @ inputs.flatten(0, 2), rows.sum(dim=0)
     channels, groups = weight.shape[0], x.shape[1] // weight.shape[1]
     grad = grad.contiguous(memory_format=torch.channels_last)
     slow = groups == channels == x.shape[1] and x.dtype == torch.bfloat16
@@ -113,8 +150,7 @@ def _gradients(
         grad, x, weight.to(x.dtype), [channels], [stride] * 2, [weight.shape[-1] // 2] * 2, [1, 1], False, [0, 0],
         groups, [not slow, True, has_bias],
     )  # fmt: skip
-    bias = grad_bias.to(weight.dtype) if has_bias else None
-    return library_x if own_x is None else own_x, grad_weight.to(weight.dtype), bias
+    return library_x if own_x is None else own_x, grad_weight, grad_bias
 
 
 def _depthwise_input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:

@@ -129,7 +129,10 @@ def test_submission_with_ids_from_a_json(model_file, photos, tmp_path, capsys):
         (["--submission", "coc"], "unknown submission format 'coc'; did you mean 'coco'"),
         (["--submission", "coco"], "empty.png is not named by its image id; give the ids with --annotations FILE"),
         (["--annotations", "a.json"], "--annotations gives image ids to --submission coco"),
-        (["--submission", "coco", "--annotations", "none.json"], "cannot open annotations file none.json: No such file or directory"),
+        (
+            ["--submission", "coco", "--annotations", "none.json"],
+            "cannot open annotations file none.json: No such file or directory",
+        ),
         (["--score-threshold", "1.5"], "--score-threshold is 1.5; it must lie in 0 .. 1"),
         (["--alpha", "-1"], "--alpha is -1.0"),
         (["--classes", "car,tre"], "unknown class 'tre'; did you mean 'tree'"),
