@@ -85,17 +85,22 @@ class _NormGeluConv(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, norm_weight, norm_bias, mean, inverse_std, weight = ctx.saved_tensors
-        at_once, var = _images_at_once(x), inverse_std.pow(-2) - ctx.eps
+        at_once, var, nothing = _images_at_once(x), inverse_std.pow(-2) - ctx.eps, x.new_empty(0, dtype=mean.dtype)
         grad_normed, weight_grads, bias_grads = torch.empty_like(x), [], []
-        for part, grad_part, result in zip(*(t.split(at_once) for t in (x, grad, grad_normed)), strict=True):
-            normed = F.batch_norm(part, mean, var, norm_weight, norm_bias, False, 0.0, ctx.eps)
+        for part, grad_part, normed in zip(*(t.split(at_once) for t in (x, grad, grad_normed)), strict=True):
+            torch.ops.aten.native_batch_norm.out(
+                part, norm_weight, norm_bias, mean, var, False, 0.0, ctx.eps,
+                out=normed, save_mean=nothing, save_invstd=nothing,
+            )  # fmt: skip
             if weight is not None:
                 grad_part, of_weight, of_bias = _gradients(
                     grad_part, F.gelu(normed), weight, has_bias=ctx.has_bias, stride=ctx.stride
                 )
                 weight_grads.append(of_weight)
                 bias_grads.append(of_bias)
-            torch.ops.aten.gelu_backward.grad_input(grad_part, normed, grad_input=result)
+            torch.ops.aten.gelu_backward.grad_input(
+                grad_part, normed, grad_input=normed
+            )  # its gradient takes its place
         grad_x, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_batch_norm_backward(
             grad_normed, x, norm_weight, None, None, mean, inverse_std, True, ctx.eps, [True] * 3
         )
