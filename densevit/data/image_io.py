@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -200,10 +201,15 @@ def _eight_bit(picture: Image.Image, source: object) -> Image.Image:
     return picture
 
 
+_PARSING = Lock()
+"""Python 3.11 may fail where two threads parse the header of an array at once ("AST constructor recursion depth")."""
+
+
 def _load_npy(path: Path) -> np.ndarray:
     check_is_file(path, kind="array")
     try:
-        return np.load(path, allow_pickle=False)
+        with _PARSING:
+            return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"cannot read array {path}: {error}; save it with numpy.save") from error
 
