@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from densevit.models.conv_norm import inference_path
 from densevit.models.position_bias import (
     AxisOffsets,
     DynamicPositionBias,
@@ -75,16 +76,26 @@ class BiasedAttention(nn.Module):
 
         `centers` are the keys' doubled coordinates per axis, in cells of the query map.
         """
-        B, H, W, C = q.shape
+        _, H, W, _ = q.shape
         k, v = split_heads(k, self.num_heads), split_heads(v, self.num_heads)
         rows = H if self.bias is None else max(1, MAX_BIAS_ELEMENTS // (self.num_heads * W * k.shape[2]))
-        parts = []
-        for top in range(0, H, rows):
-            bias = self._bias_rows((H, W), centers, top, min(top + rows, H), v)
-            queries = split_heads(q[:, top : top + rows], self.num_heads)
-            parts.append(attention(queries, k, v, bias).transpose(1, 2))
-        out = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return out.reshape(B, H, W, C)
+        tops = range(0, H, rows)
+        parts = (self._rows(q[:, top : top + rows], k, v, (H, W), centers, top) for top in tops)
+        if len(tops) == 1:
+            return next(parts)
+        if not inference_path():
+            return torch.cat(list(parts), dim=1)
+        out = torch.empty_like(q)  # results kept between two parts would break up the memory that the parts share
+        for top, part in zip(tops, parts, strict=True):
+            out[:, top : top + rows] = part
+        return out
+
+    def _rows(
+        self, q: Tensor, k: Tensor, v: Tensor, size: tuple[int, int], centers: tuple[list[int], list[int]], top: int
+    ) -> Tensor:
+        """The rows `q` (B, rows, W, C) of a map of `size`, the first of which is `top`, on split keys and values."""
+        bias = self._bias_rows(size, centers, top, top + q.shape[1], v)
+        return attention(split_heads(q, self.num_heads), k, v, bias).transpose(1, 2).reshape(q.shape)
 
     def _bias_rows(
         self, size: tuple[int, int], centers: tuple[list[int], list[int]], top: int, bottom: int, like: Tensor
