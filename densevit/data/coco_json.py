@@ -49,9 +49,9 @@ def load_coco_json(path: Path) -> dict[str, list[Any]]:
         raise UserError(f"cannot read annotations {path}: {error}; the file is damaged, cut off or no json") from error
     for key in ("images", "annotations", "categories"):
         if not isinstance(document, dict) or not isinstance(document.get(key), list):
-            found = (
-                ", ".join(map(str, document)) or "nothing" if isinstance(document, dict) else type(document).__name__
-            )
+            found = type(document).__name__
+            if isinstance(document, dict):
+                found = ", ".join(map(str, document)) or "nothing"
             raise UserError(f"annotations {path} have no list {key!r} as COCO's instances files have; found: {found}")
     return document
 

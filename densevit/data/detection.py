@@ -135,12 +135,11 @@ def object_tensors(objects: Objects, rows: NDArray[np.int64], *, size: Size) -> 
 def check_size(image: torch.Tensor, size: Size, *, path: Path) -> None:
     """UserError unless the picture in `path` has the `size` (H, W) for which its objects were marked."""
     found = (image.shape[-2], image.shape[-1])
-    if found != size:
-        why = (
-            "it carries an EXIF rotation, so mark the objects on the rotated picture, or remove that tag"
-            if found == size[::-1] and is_turned(path)
-            else "exchange width and height of its entry, or mark the objects on this picture"
-            if found == size[::-1]
-            else "correct the size, or mark the objects on this picture"
-        )
-        raise UserError(f"image {path} is {found[1]}x{found[0]} but its annotations are for {size[1]}x{size[0]}; {why}")
+    if found == size:
+        return
+    fix = "correct the size, or mark the objects on this picture"
+    if found == size[::-1] and is_turned(path):
+        fix = "it carries an EXIF rotation, so mark the objects on the rotated picture, or remove that tag"
+    elif found == size[::-1]:
+        fix = "exchange width and height of its entry, or mark the objects on this picture"
+    raise UserError(f"image {path} is {found[1]}x{found[0]} but its annotations are for {size[1]}x{size[0]}; {fix}")

@@ -117,11 +117,9 @@ def _images_at_once(x: Tensor) -> int:
 
 def _sum(parts: list[Tensor]) -> Tensor:
     """In float32 at least: parts in bfloat16 would round again and again."""
-    return (
-        parts[0]
-        if len(parts) == 1
-        else torch.stack(parts).sum(dim=0, dtype=torch.promote_types(parts[0].dtype, torch.float32))
-    )
+    if len(parts) == 1:
+        return parts[0]
+    return torch.stack(parts).sum(dim=0, dtype=torch.promote_types(parts[0].dtype, torch.float32))
 
 
 def _gelu_conv(y: Tensor, weight: Tensor | None, bias: Tensor | None, stride: int) -> Tensor:

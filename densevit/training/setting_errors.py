@@ -17,12 +17,12 @@ def wrong_type(error: Exception, experiment_type: type[Any], *, given: Mapping[s
     message = " ".join(str(error).split())
     found = re.search(r'"([\w.]+)"', message)
     kind = found and type_of(found[1], experiment_type)
-    key = found and next((key for key in given if key == found[1] or key.startswith(found[1] + ".")), None)
-    if not found or kind is None or not key:
+    if not found or kind is None:
         return UserError(message)
-    if found[1] in given:  # the key itself, not one of the values of a dictionary
-        key = found[1]
-    if key != found[1]:
+    key = found[1] if found[1] in given else next((key for key in given if key.startswith(found[1] + ".")), None)
+    if not key:
+        return UserError(message)
+    if key != found[1]:  # one of the values of a dictionary
         kind = get_args(kind)[-1]
     return UserError(f"{key} must be {describe(kind)}, not {given[key]!r}")
 

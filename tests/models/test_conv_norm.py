@@ -45,21 +45,13 @@ def test_folded_convolution_equals_the_plain_modules(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("training", [True, False])
-def test_gradients_and_running_statistics_equal_the_plain_modules(kind, training):
+def test_gradients_and_running_statistics_equal_the_plain_modules(kind, training, assert_trained_alike):
     ours = build(kind).train(training)
     theirs = copy.deepcopy(ours)
     x = torch.randn(2, 9, 14, 6, dtype=torch.float64)
     inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
     outputs = [ours(inputs[0]), plain(theirs, inputs[1], kind)]
-    torch.testing.assert_close(*outputs)
-    grad = torch.randn_like(outputs[0])
-    for output in outputs:
-        output.backward(grad)
-    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad)
-    for a, b in zip(ours.buffers(), theirs.buffers(), strict=True):
-        torch.testing.assert_close(a, b)
+    assert_trained_alike((ours, theirs), inputs, outputs)
 
 
 @torch.no_grad()
