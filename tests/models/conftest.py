@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture
 def assert_trained_alike():
-    """Two modules, an input and an output of each: outputs, gradients after one backward pass, and buffers are equal."""
+    """Two modules, an input and an output of each: outputs, gradients of one backward pass and buffers are equal."""
 
     def check(modules, inputs, outputs):
         torch.testing.assert_close(*outputs)
