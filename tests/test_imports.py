@@ -11,6 +11,7 @@ import densevit
 PACKAGE = Path(densevit.__file__).parent
 LEVELS = {
     "errors": 0,
+    "kernels": 0,
     "models": 1,
     "data": 2,
     "weights": 2,

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from densevit.kernels import attention as kernels
+from densevit.kernels.library import usable
 from densevit.models.conv_norm import inference_path
 from densevit.models.position_bias import (
     AxisOffsets,
@@ -48,19 +50,37 @@ def window_attention(
 
     `bias` (1, heads, R * R, R * R) is that of a full window. Where `k` is `q` itself, it is cut into windows once.
     """
+    biases = window_biases(bias, grid)
+    if kernels.takes(q, num_heads) and usable(q, k, v):
+        q, k, v = q.contiguous(), q.contiguous() if k is q else k.contiguous(), v.contiguous()
+        return kernels.window_attention(q, k, v, grid.groups, biases, num_heads=num_heads)
     parts = (partition(pad_map(t, grid), grid) for t in ((q, v) if k is q else (q, v, k)))
     outputs = []
-    for group, (query, value, *rest) in zip(grid.groups, zip(*parts, strict=True), strict=True):
+    for mask, (query, value, *rest) in zip(biases, zip(*parts, strict=True), strict=True):
         B, windows, tokens, _ = query.shape
         query, value, *rest = (split_heads(t.flatten(0, 1), num_heads) for t in (query, value, *rest))
-        key = rest[0] if rest else query
-        mask = None
-        if bias is not None:
-            shape = (group[0].tokens, group[1].tokens)
-            mask = crop_window_bias(bias, window_size=grid.window_size, tokens=shape)
-        out = attention(query, key, value, mask)
+        out = attention(query, rest[0] if rest else query, value, mask)
         outputs.append(out.transpose(1, 2).reshape(B, windows, tokens, -1))
     return merge(outputs, grid)
+
+
+def window_biases(bias: Tensor | None, grid: WindowGrid) -> list[Tensor | None]:
+    """The bias of a full window (1, heads, R * R, R * R), cut to the windows of each group of `grid`."""
+    if bias is None:
+        return [None] * len(grid.groups)
+    return [
+        crop_window_bias(bias, window_size=grid.window_size, tokens=(run_y.tokens, run_x.tokens))
+        for run_y, run_x in grid.groups
+    ]
+
+
+def key_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, num_heads: int) -> Tensor:
+    """(B, N, C) queries on (B, M, C) keys and values, plus bias (1, heads, N, M): (B, N, C)."""
+    if kernels.takes(q, num_heads) and usable(q, k, v):
+        k, v = (k, v) if k.stride() == v.stride() else (k.contiguous(), v.contiguous())
+        return kernels.key_attention(q, k, v, bias, num_heads=num_heads)
+    q, k, v = (split_heads(t, num_heads) for t in (q, k, v))
+    return attention(q, k, v, bias).transpose(1, 2).flatten(2)
 
 
 class BiasedAttention(nn.Module):
@@ -77,8 +97,7 @@ class BiasedAttention(nn.Module):
         `centers` are the keys' doubled coordinates per axis, in cells of the query map.
         """
         _, H, W, _ = q.shape
-        k, v = split_heads(k, self.num_heads), split_heads(v, self.num_heads)
-        rows = H if self.bias is None else max(1, MAX_BIAS_ELEMENTS // (self.num_heads * W * k.shape[2]))
+        rows = H if self.bias is None else max(1, MAX_BIAS_ELEMENTS // (self.num_heads * W * k.shape[1]))
         tops = range(0, H, rows)
         parts = (self._rows(q[:, top : top + rows], k, v, (H, W), centers, top) for top in tops)
         if len(tops) == 1:
@@ -93,9 +112,9 @@ class BiasedAttention(nn.Module):
     def _rows(
         self, q: Tensor, k: Tensor, v: Tensor, size: tuple[int, int], centers: tuple[list[int], list[int]], top: int
     ) -> Tensor:
-        """The rows `q` (B, rows, W, C) of a map of `size`, the first of which is `top`, on split keys and values."""
+        """The rows `q` (B, rows, W, C) of a map of `size`, the first of which is `top`."""
         bias = self._bias_rows(size, centers, top, top + q.shape[1], v)
-        return attention(split_heads(q, self.num_heads), k, v, bias).transpose(1, 2).reshape(q.shape)
+        return key_attention(q.flatten(1, 2), k, v, bias, num_heads=self.num_heads).view(q.shape)
 
     def _bias_rows(
         self, size: tuple[int, int], centers: tuple[list[int], list[int]], top: int, bottom: int, like: Tensor

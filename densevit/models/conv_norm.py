@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from densevit.kernels.library import LANES, usable
+from densevit.kernels.maps import affine_gelu, folded
 from densevit.models.lean_gradients import check_values_per_channel, keeps_one_map, norm_gelu_conv
 
 CACHED_ELEMENTS = 2**20
@@ -117,7 +119,7 @@ class ConvNorm(nn.Module):
                 in_dim, dim, kernel_size, stride=stride, padding=kernel_size // 2, groups=groups, bias=bias
             )
         self.norm = nn.BatchNorm2d(dim)
-        self.act = act
+        self.dim, self.stride, self.act = dim, stride, act
         self._folded = DerivedTensors()
 
     def train(self, mode: bool = True) -> "ConvNorm":
@@ -140,18 +142,17 @@ class ConvNorm(nn.Module):
 
     def _fold(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Weight and bias of the one convolution that equals convolution and BN with running statistics."""
-        norm, weight = self.norm, self.conv.weight
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-        bias = norm.bias - norm.running_mean * scale
-        if self.conv.bias is not None:
-            bias = bias + self.conv.bias * scale
-        folded = weight * scale.view(-1, *[1] * (weight.dim() - 1))
+        weight, (scale, bias) = self.conv.weight, folded(self.norm, self.conv.bias)
+        both = weight * scale.view(-1, *[1] * (weight.dim() - 1))
         if isinstance(self.conv, nn.Linear) and dtype == torch.bfloat16 and weight.device.type == "cpu":
             # bfloat16: a convolution adds the bias on the way, a linear layer first copies it into its output
-            folded = folded[:, :, None, None].contiguous(memory_format=torch.channels_last)
-        return folded.to(dtype), bias.to(dtype)
+            both = both[:, :, None, None].contiguous(memory_format=torch.channels_last)
+        return both.to(dtype), bias.to(dtype)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift (C,) that BN with running statistics makes of the convolution without its bias."""
+        sources = [*self.parameters(), *self.buffers()]
+        return self._folded.get("affine", sources, lambda: folded(self.norm, self.conv.bias))
 
     def norm_act(self, x: Tensor) -> Tensor:
         """BN and GELU where gradients are taken: (B, H, W, C) kept."""
@@ -167,8 +168,10 @@ class ConvNorm(nn.Module):
         if self.norm.training or not inference_path():
             return self.norm_act(self.convolve(x))
         dtype = compute_dtype(x)
-        sources = [*self.parameters(), *self.buffers()]
-        weight, bias = self._folded.get(dtype, sources, lambda: self._fold(dtype))
+        if self.act and dtype == torch.float32 and self.dim % LANES == 0 and usable(x):
+            x = self.convolve(x, self.conv.weight).contiguous()
+            return affine_gelu(x, *self.affine(), out=x)
+        weight, bias = self._folded.get(dtype, [*self.parameters(), *self.buffers()], lambda: self._fold(dtype))
         x = self.convolve(x, weight, bias)
         return torch.ops.aten.gelu_(x) if self.act else x
 

@@ -6,7 +6,7 @@
 Shapes: B batch, H W image or map, C channels. Inside, maps are (B, H, W, C); see `hlg_layer`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import index
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from densevit.models.hlg_arguments import (
     stage_dilations,
     stage_indices,
 )
+from densevit.models.hlg_kernels import infer_layer, takes_layer
 from densevit.models.hlg_layer import HLGLayer
 
 STRIDES = (4, 8, 16, 32)
@@ -157,11 +158,11 @@ class HLG(nn.Module):
     def _layers(self, x: Tensor, stage: int) -> Tensor:
         if stage == 0:
             x = in_cached_parts(self.stem, x, peak=self.stem.peak(x))
-        for layer in cast(nn.ModuleList, self.stages[stage]):
+        for layer in cast(Iterable[HLGLayer], self.stages[stage]):
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():
                 x = checkpointed(layer, x)
             else:
-                x = layer(x)
+                x = infer_layer(layer, x) if takes_layer(layer, x) else layer(x)
         return x
 
     def forward_features(self, images: Tensor) -> Tensor:

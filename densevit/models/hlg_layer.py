@@ -133,19 +133,18 @@ class LocalGlobalAttention(nn.Module):
         normed = self.norm(x)
         q, v = self.q(normed), self.v(normed)
         key = q if self.local_key == "query" else self.k(normed)
-        local = self._local(q, key, v, grid)
+        local = window_attention(q, key, v, grid, num_heads=self.num_heads, bias=self.window_bias(v))  # Eq. 4, 5
         q = add(q, conv_nhwc(self.mix_query, self.norm_query(local)))  # Eq. 9
         x = add(local, x)
         embedded = self.embed(pad_map(x, grid), grid)
         attended = self.attend(q, self.k(embedded), self.v(embedded), centers=grid.centers_doubled)
         return add(self.drop_path(self.project(attended)), x)
 
-    def _local(self, q: Tensor, k: Tensor, v: Tensor, grid: WindowGrid) -> Tensor:
-        """Eq. 4, 5 without the residual, in every window of the grid: (B, H, W, C) kept."""
-        bias = None
-        if self.local_bias is not None:
-            bias = window_bias(self.local_bias, window_size=self.window_size, dtype=v.dtype, device=v.device)
-        return window_attention(q, k, v, grid, num_heads=self.num_heads, bias=bias)
+    def window_bias(self, like: Tensor) -> Tensor | None:
+        """B_W of a full window, (1, heads, R * R, R * R), of the type of `like`."""
+        if self.local_bias is None:
+            return None
+        return window_bias(self.local_bias, window_size=self.window_size, dtype=like.dtype, device=like.device)
 
 
 class FullAttention(nn.Module):
@@ -157,11 +156,15 @@ class FullAttention(nn.Module):
         self.attend = BiasedAttention(dim, num_heads=num_heads, position_bias=position_bias)
         self.project = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def attended(self, x: Tensor) -> Tensor:
+        """Before the output projection."""
         _, H, W, _ = x.shape
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         centers = list(range(0, 2 * H, 2)), list(range(0, 2 * W, 2))
-        return self.project(self.attend(q, k.flatten(1, 2), v.flatten(1, 2), centers=centers))
+        return self.attend(q, k.flatten(1, 2), v.flatten(1, 2), centers=centers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.attended(x))
 
 
 class HLGLayer(nn.Module):

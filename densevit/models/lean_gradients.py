@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densevit.errors import UserError
+from densevit.models.conv_gradients import conv_gradients, convolve, sum_of_parts
+from densevit.models.norm_gelu_kernels import NormGeluConv, takes
 
 LARGEST_BYTES = 28 * 2**20
 """Beyond 32 MB the C library asks the system for every new map's pages, which costs more than what is done on them."""
@@ -49,7 +51,8 @@ def norm_gelu_conv(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Linear | nn.Conv2d 
         weight, bias = conv.weight.to(x.dtype), None if conv.bias is None else conv.bias.to(x.dtype)
     stride = conv.stride[0] if isinstance(conv, nn.Conv2d) else 1
     running = (norm.running_mean, norm.running_var)
-    return _NormGeluConv.apply(x, norm.weight, norm.bias, running, norm.momentum, norm.eps, weight, bias, stride)
+    step = NormGeluConv if takes(x, norm) else _NormGeluConv
+    return step.apply(x, norm.weight, norm.bias, running, norm.momentum, norm.eps, weight, bias, stride)
 
 
 class _NormGeluConv(torch.autograd.Function):
@@ -93,7 +96,7 @@ class _NormGeluConv(torch.autograd.Function):
                 out=normed, save_mean=nothing, save_invstd=nothing,
             )  # fmt: skip
             if weight is not None:
-                grad_part, of_weight, of_bias = _gradients(
+                grad_part, of_weight, of_bias = conv_gradients(
                     grad_part, F.gelu(normed), weight, has_bias=ctx.has_bias, stride=ctx.stride
                 )
                 weight_grads.append(of_weight)
@@ -104,8 +107,8 @@ class _NormGeluConv(torch.autograd.Function):
         grad_x, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_batch_norm_backward(
             grad_normed, x, norm_weight, None, None, mean, inverse_std, True, ctx.eps, [True] * 3
         )
-        grad_weight = None if weight is None else _sum(weight_grads).to(weight.dtype)
-        grad_bias = _sum(bias_grads).to(grad.dtype) if weight is not None and ctx.has_bias else None
+        grad_weight = None if weight is None else sum_of_parts(weight_grads).to(weight.dtype)
+        grad_bias = sum_of_parts(bias_grads).to(grad.dtype) if weight is not None and ctx.has_bias else None
         return grad_x, grad_norm_weight, grad_norm_bias, None, None, None, grad_weight, grad_bias, None
 
 
@@ -115,54 +118,7 @@ def _images_at_once(x: Tensor) -> int:
     return -(-len(x) // parts)
 
 
-def _sum(parts: list[Tensor]) -> Tensor:
-    """In float32 at least: parts in bfloat16 would round again and again."""
-    if len(parts) == 1:
-        return parts[0]
-    return torch.stack(parts).sum(dim=0, dtype=torch.promote_types(parts[0].dtype, torch.float32))
-
-
 def _gelu_conv(y: Tensor, weight: Tensor | None, bias: Tensor | None, stride: int) -> Tensor:
     """conv(GELU(y)), GELU in place."""
     y = torch.ops.aten.gelu_(y)
-    return y if weight is None else _convolve(y, weight, bias, stride)
-
-
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    """A linear layer's weight (C', C), or a convolution's (C', C / groups, k, k), on (B, C, H, W)."""
-    if weight.dim() == 2:
-        return F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)
-    return F.conv2d(x, weight, bias, stride, weight.shape[-1] // 2, 1, x.shape[1] // weight.shape[1])
-
-
-def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, *, has_bias: bool, stride: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `_convolve` by its input, weight and, where it has one, bias."""
-    if weight.dim() == 2:
-        rows, inputs = grad.permute(0, 2, 3, 1).flatten(0, 2), x.permute(0, 2, 3, 1)
-        grad_x = (rows @ weight).view(inputs.shape).permute(0, 3, 1, 2)
-        return grad_x, rows.t() @ inputs.flatten(0, 2), rows.sum(dim=0)
-    channels, groups = weight.shape[0], x.shape[1] // weight.shape[1]
-    grad = grad.contiguous(memory_format=torch.channels_last)
-    slow = groups == channels == x.shape[1] and x.dtype == torch.bfloat16
-    own_x = _depthwise_input_gradient(grad, x, weight, stride) if slow else None
-    if slow:  # float32 is faster for the weight, and rounds less
-        grad, x = grad.float(), x.float()
-    library_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-        grad, x, weight.to(x.dtype), [channels], [stride] * 2, [weight.shape[-1] // 2] * 2, [1, 1], False, [0, 0],
-        groups, [not slow, True, has_bias],
-    )  # fmt: skip
-    return library_x if own_x is None else own_x, grad_weight, grad_bias
-
-
-def _depthwise_input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
-    """In bfloat16 the library's own at stride 2 costs twenty times its forward.
-
-    This is a convolution of stride 1 of the gradient spread over every second cell.
-    """
-    if stride > 1:
-        spread = torch.zeros_like(x, memory_format=torch.channels_last)
-        spread[:, :, ::stride, ::stride] = grad
-        grad = spread
-    return F.conv2d(grad, weight.flip(2, 3), None, 1, weight.shape[-1] // 2, 1, weight.shape[0])
+    return y if weight is None else convolve(y, weight, bias, stride)

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from densevit.models import lean_gradients
+from densevit.models.conv_gradients import conv_gradients
 from densevit.models.conv_norm import ConvNorm, in_sequence
-from densevit.models.lean_gradients import _gradients, keeps_one_map, norm_gelu_conv
+from densevit.models.lean_gradients import keeps_one_map, norm_gelu_conv
 
 CONVOLUTIONS = {
     "none": lambda: None,
@@ -53,7 +54,7 @@ def test_bfloat16_gradients_of_a_depthwise_convolution_equal_the_library(stride,
     grad = torch.randn_like(output).bfloat16()
     expected = torch.autograd.grad(output, leaves, grad.float())
     x, weight = (t.detach().bfloat16() for t in leaves[:2])
-    ours = _gradients(grad, x.contiguous(memory_format=torch.channels_last), weight, has_bias=True, stride=stride)
+    ours = conv_gradients(grad, x.contiguous(memory_format=torch.channels_last), weight, has_bias=True, stride=stride)
     assert [a.dtype for a in ours] == [torch.bfloat16, torch.float32, torch.float32]
     for a, e in zip(ours, expected, strict=True):
         assert (a.float() - e).norm() < 0.01 * e.norm()

@@ -1,0 +1,133 @@
+"""Attention on maps as they lie in memory. Shapes: B batch, H W map, C channels, N queries, M keys; C = heads * D."""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from densevit.kernels.library import call
+
+HEAD_WIDTHS = (8, 16, 24, 32)
+"""Channels per head that the kernels are built for."""
+
+
+def takes(q: Tensor, num_heads: int) -> bool:
+    """Whether heads of `q` are as wide as the kernels need them."""
+    return q.shape[-1] % num_heads == 0 and q.shape[-1] // num_heads in HEAD_WIDTHS
+
+
+Group = tuple[Sequence[int], Sequence[int]]
+"""The windows of equal shape: a `Run` along y, one along x."""
+
+
+def window_attention(
+    q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Group], biases: Sequence[Tensor | None], *, num_heads: int
+) -> Tensor:
+    """Attention inside the windows of a map: (B, H, W, C) -> (B, H, W, C), contiguous like all three maps.
+
+    Together the groups hold every cell once; each has a bias (1, heads, T, T) or None.
+    """
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (q, k, v, *biases)):
+        return _WindowAttention.apply(q, k, v, groups, num_heads, *biases)
+    return infer_windows(q, k, v, groups, biases, num_heads=num_heads)
+
+
+def infer_windows(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    groups: Sequence[Group],
+    biases: Sequence[Tensor | None],
+    *,
+    num_heads: int,
+    shifts: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None),
+) -> Tensor:
+    """`window_attention` without gradients; `shifts` (C,) are added to q, k and v on the way."""
+    assert all(t.is_contiguous() for t in (q, k, v))
+    B, H, W, C = q.shape
+    dim, out = C // num_heads, q.new_empty(q.shape)
+    for group, bias in zip(groups, biases, strict=True):
+        places = (B, H, W, num_heads, dim, *_runs(group), dim**-0.5)
+        call("window_attention", q, k, v, C, *shifts, _whole(bias), out, *places)
+    return out
+
+
+def key_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, num_heads: int) -> Tensor:
+    """Attention of (B, N, C) queries on (B, M, C) keys and values, bias (1, heads, N, M) or None: (B, N, C).
+
+    Each may be a part of a wider map's channels; its cells must lie evenly apart.
+    """
+    return _KeyAttention.apply(q, k, v, bias, num_heads)
+
+
+class _WindowAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Group], num_heads: int, *biases: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(q, k, v, *biases)
+        ctx.groups, ctx.num_heads, ctx.shared = groups, num_heads, k is q
+        return infer_windows(q, k, v, groups, biases, num_heads=num_heads)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        q, k, v, *biases = ctx.saved_tensors
+        B, H, W, C = q.shape
+        dim, grad = C // ctx.num_heads, grad.contiguous()
+        grad_q, grad_k, grad_v = torch.empty_like(q), None if ctx.shared else torch.empty_like(k), torch.empty_like(v)
+        grad_biases = [None if bias is None else torch.zeros_like(bias) for bias in map(_whole, biases)]
+        for group, bias, grad_bias in zip(ctx.groups, biases, grad_biases, strict=True):
+            places = (B, H, W, ctx.num_heads, dim, *_runs(group), dim**-0.5)
+            grads = (grad_q, grad_k, grad_v, grad_bias)
+            call("window_attention_backward", q, k, v, C, _whole(bias), grad, *grads, *places)
+        return grad_q, grad_k, grad_v, None, None, *grad_biases
+
+
+class _KeyAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, num_heads: int) -> Tensor:
+        ctx.save_for_backward(q, k, v, bias)
+        ctx.num_heads = num_heads
+        (B, N, C), M, out = q.shape, k.shape[1], q.new_empty(q.shape)
+        dim = C // num_heads
+        assert k.stride() == v.stride()
+        places = (B, N, M, num_heads, dim, dim**-0.5)
+        call("key_attention", q, _step(q), k, v, _step(k), _whole(bias), out, *places)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        q, k, v, bias = ctx.saved_tensors
+        (B, N, C), M = q.shape, k.shape[1]
+        dim, bias, grad = C // ctx.num_heads, _whole(bias), grad.contiguous()
+        threads = torch.get_num_threads()
+        parts = 1 if threads == 1 else -(-4 * threads // ctx.num_heads)
+        grad_q, grad_kv = q.new_empty(q.shape), q.new_empty(parts, B, 2, M, C)
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        places = (B, N, M, ctx.num_heads, dim, parts, dim**-0.5)
+        grads = (grad_q, grad_kv, grad_bias)
+        call("key_attention_backward", q, _step(q), k, v, _step(k), bias, grad, *grads, *places)
+        grad_k, grad_v = (grad_kv[0] if parts == 1 else grad_kv.sum(dim=0)).unbind(1)
+        return grad_q, grad_k, grad_v, grad_bias, None
+
+
+def _runs(group: Group) -> list[ctypes.Array[ctypes.c_int64]]:
+    return [(ctypes.c_int64 * 7)(*run) for run in group]
+
+
+def _whole(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
+def _step(x: Tensor) -> int:
+    """Floats from one cell to the next."""
+    B, N, _ = x.shape
+    step = x.stride(1) if N > 1 else x.stride(0)
+    assert x.stride(2) == 1
+    assert B == 1 or N == 1 or x.stride(0) == N * step
+    return step

@@ -1,0 +1,125 @@
+// 3x3 depth-wise convolution of (B, H, W, C) maps, padding 1, with what stands before and after it in HLG.
+#include "depthwise.h"
+
+// One row of `count` output cells of 8 channels from three padded rows of input.
+template <int STRIDE, int N> static inline void cells(const float *const rows[3], const vec w[9], vec bias, float *out) {
+    vec sums[N];
+    for (int o = 0; o < N; o++) sums[o] = bias;
+    for (int ky = 0; ky < 3; ky++)
+        for (int t = 0; t < (N - 1) * STRIDE + 3; t++) {
+            vec x = load(rows[ky] + t * LANES);
+            for (int o = 0; o < N; o++)
+                if (t - o * STRIDE >= 0 && t - o * STRIDE < 3) sums[o] += w[ky * 3 + t - o * STRIDE] * x;
+        }
+    for (int o = 0; o < N; o++) store(out + o * LANES, sums[o]);
+}
+
+template <int STRIDE> static void convolve(const float *const rows[3], const vec w[9], vec bias, long count, float *out) {
+    const float *r[3] = {rows[0], rows[1], rows[2]};
+    auto step = [&](long n) {
+        for (auto &row : r) row += n * STRIDE * LANES;
+        out += n * LANES;
+    };
+    for (; count >= 4; count -= 4, step(4)) cells<STRIDE, 4>(r, w, bias, out);
+    for (; count > 0; count--, step(1)) cells<STRIDE, 1>(r, w, bias, out);
+}
+
+// y <- [GELU](conv(GELU(scale * x + shift)) + bias) [+ addend]; without `scale` the convolution takes x as it is.
+// weight (9, C); an addend's cells lie `addend_stride` floats apart.
+extern "C" void depthwise(const float *x, const float *scale, const float *shift, const float *weight,
+                          const float *bias, const float *addend, long addend_stride, float *y, long B, long H, long W,
+                          long C, long stride, long act, long threads) {
+    long block = channel_block(B, W, C, threads), blocks = (C + block - 1) / block;
+    long Ho = (H + stride - 1) / stride, Wo = (W + stride - 1) / stride;
+    parallel(B * blocks, threads, [=](long task) {
+        long b = task / blocks, c0 = task % blocks * block, c1 = c0 + block < C ? c0 + block : C;
+        Ring ring(W, c0, c1);
+        float *line = scratch(ring.floats() + Wo * LANES);
+        ring.start(line + Wo * LANES);
+        for (long i = 0; i < Ho; i++) {
+            for (long r = ring.loaded + 1; r <= i * stride + 1; r++) {
+                if (r >= H) { ring.clear(r); continue; }
+                const float *row = x + (b * H + r) * W * C;
+                if (scale) ring.load(r, [=](long j, long c) { return gelu(load(row + j * C + c) * load(scale + c) + load(shift + c)); });
+                else ring.load(r, [=](long j, long c) { return load(row + j * C + c); });
+            }
+            for (long c = c0; c < c1; c += LANES) {
+                vec w[9];
+                for (int k = 0; k < 9; k++) w[k] = load(weight + k * C + c);
+                const float *rows[3] = {ring.row(i * stride - 1, c), ring.row(i * stride, c), ring.row(i * stride + 1, c)};
+                (stride == 1 ? convolve<1> : convolve<2>)(rows, w, load(bias + c), Wo, line);
+                float *out = y + (b * Ho + i) * Wo * C + c;
+                const float *more = addend + (b * Ho + i) * Wo * addend_stride + c;
+                if (act) for (long j = 0; j < Wo; j++) store(out + j * C, gelu(load(line + j * LANES)));
+                else if (addend) for (long j = 0; j < Wo; j++) store(out + j * C, load(line + j * LANES) + load(more + j * addend_stride));
+                else for (long j = 0; j < Wo; j++) store(out + j * C, load(line + j * LANES));
+            }
+        }
+    });
+}
+
+// Sums over a row of `count` cells: the nine of weight and one of bias that `grad` (count, 8) gives with three padded rows.
+static void weight_sums(const float *const rows[3], const float *grad, long count, vec sums[10]) {
+    for (long j = 0; j < count; j++, grad += LANES) {
+        vec g = load(grad);
+        sums[9] += g;
+        for (int ky = 0; ky < 3; ky++)
+            for (int kx = 0; kx < 3; kx++) sums[ky * 3 + kx] += g * load(rows[ky] + (j + kx) * LANES);
+    }
+}
+
+// Gradients of `depthwise` without act and addend. grad_y (B, Ho, Wo, C) is that of its output; grad_x takes that by what
+// stands in GELU (by x itself without `scale`). To `sums` (12, C) are added those of the weight (9), the bias, grad_x,
+// and grad_x times x - mean.
+//
+// With a stride of 2 the gradient is spread over every second cell of the input's size; then all is as with 1.
+extern "C" void depthwise_backward(const float *x, const float *scale, const float *shift, const float *mean,
+                                   const float *weight, const float *grad_y, float *grad_x, float *sums, long B, long H,
+                                   long W, long C, long stride, long threads) {
+    long block = channel_block(B, 3 * W, C, threads), blocks = (C + block - 1) / block;
+    long Ho = (H + stride - 1) / stride, Wo = (W + stride - 1) / stride;
+    parallel_sum(B * blocks, threads, sums, 12 * C, [=](long task, float *total) {
+        long b = task / blocks, c0 = task % blocks * block, c1 = c0 + block < C ? c0 + block : C;
+        Ring inputs(W, c0, c1), slopes(W, c0, c1), grads(W, c0, c1);
+        float *line = scratch(3 * inputs.floats() + W * LANES);
+        inputs.start(line + W * LANES);
+        slopes.start(inputs.rows + inputs.floats());
+        grads.start(slopes.rows + slopes.floats());
+        auto fill = [&](long r) {
+            if (r >= H) { inputs.clear(r); grads.clear(r); return; }
+            const float *row = x + (b * H + r) * W * C, *from = grad_y + (b * Ho + r / stride) * Wo * C;
+            inputs.load(r, [=](long j, long c) {
+                vec v = load(row + j * C + c), slope = splat(1);
+                if (scale) v = gelu(v * load(scale + c) + load(shift + c), slope);
+                store(slopes.row(r, c) + (j + 1) * LANES, slope);
+                return v;
+            });
+            if (stride == 1) grads.load(r, [=](long j, long c) { return load(from + j * C + c); });
+            else if (r % 2) grads.clear(r);
+            else grads.load(r, [=](long j, long c) { return j % 2 ? splat(0) : load(from + j / 2 * C + c); });
+        };
+        fill(0);
+        for (long r = 0; r < H; r++) {
+            fill(r + 1);
+            for (long c = c0; c < c1; c += LANES) {
+                vec w[9], s[12] = {};
+                for (int k = 0; k < 9; k++) w[k] = load(weight + (8 - k) * C + c);
+                const float *in[3] = {inputs.row(r - 1, c), inputs.row(r, c), inputs.row(r + 1, c)};
+                const float *out[3] = {grads.row(r - 1, c), grads.row(r, c), grads.row(r + 1, c)};
+                if (r % stride == 0) weight_sums(in, out[1] + LANES, W, s);
+                convolve<1>(out, w, splat(0), W, line);
+                const float *slope = slopes.row(r, c) + LANES, *p = x + (b * H + r) * W * C + c;
+                float *to = grad_x + (b * H + r) * W * C + c;
+                for (long j = 0; j < W; j++) {
+                    vec d = load(line + j * LANES) * load(slope + j * LANES);
+                    store(to + j * C, d);
+                    if (scale) {
+                        s[10] += d;
+                        s[11] += d * (load(p + j * C) - load(mean + c));
+                    }
+                }
+                for (int k = 0; k < 12; k++) store(total + k * C + c, load(total + k * C + c) + s[k]);
+            }
+        }
+    });
+}

@@ -1,0 +1,114 @@
+"""Every kernel on maps equals PyTorch's own operators in float64, at odd sizes and with several blocks of channels."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from densevit.kernels.library import call
+from densevit.kernels.maps import add_gelu_norm_, add_norm_, affine_gelu, depthwise, folded, norm_add, taps
+
+CLOSE = {"rtol": 1e-5, "atol": 2e-5}
+
+
+def close(ours, expected):
+    torch.testing.assert_close(ours.double(), expected, **CLOSE)
+
+
+def norm_of(channels):
+    norm = nn.LayerNorm(channels)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+def normed(norm, x):
+    return F.layer_norm(x, norm.normalized_shape, norm.weight.double(), norm.bias.double(), norm.eps)
+
+
+def test_gelu_over_its_range():
+    x = torch.cat([torch.linspace(-8, 8, 4001), torch.tensor([-100.0, -30.0, 0.0, 30.0, 100.0, 1e6])])
+    x = F.pad(x, (0, -len(x) % 8)).view(-1, 8)
+    ours = affine_gelu(x, torch.ones(8), torch.zeros(8))
+    assert (ours.double() - F.gelu(x.double())).abs().le(1e-6 + 3e-7 * x.double().abs()).all()
+
+
+def test_not_a_number_stays_one():
+    x = torch.tensor([[float("nan"), 1.0] + [0.0] * 6])
+    ours = affine_gelu(x, torch.ones(8), torch.zeros(8))
+    assert ours.isnan().tolist() == [[True] + [False] * 7]
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 8), (2, 5, 7, 40)])
+def test_steps_of_single_cells(shape):
+    torch.manual_seed(0)
+    C = shape[-1]
+    x, y, scale, shift, norm = torch.randn(shape), torch.randn(shape), torch.randn(C), torch.randn(C), norm_of(C)
+    X, Y, S, B = (t.double() for t in (x, y, scale, shift))
+    close(affine_gelu(x, scale, shift), F.gelu(X * S + B))
+    close(norm_add(x, shift, norm, y, torch.empty_like(x)), normed(norm, X + B) + Y)
+    residual = y.clone()
+    norm_add(x, shift, norm, residual, residual)
+    close(residual, normed(norm, X + B) + Y)
+    a, b = x.clone(), y.clone()
+    add_gelu_norm_(a, b, scale, shift, norm)
+    close(a, F.gelu(X + Y * S + B))
+    close(b, normed(norm, F.gelu(X + Y * S + B)))
+    a, b = x.clone(), y.clone()
+    add_norm_(a, b, norm)
+    close(a, X + Y)
+    close(b, normed(norm, Y))
+
+
+SIZES = [(1, 1, 1, 8), (2, 6, 9, 24), (1, 7, 8, 136), (3, 2, 300, 16)]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", SIZES)
+def test_depthwise(size, stride):
+    torch.manual_seed(0)
+    C = size[-1]
+    x, conv = torch.randn(size), nn.Conv2d(C, C, 3, stride=stride, padding=1, groups=C)
+    scale, shift = torch.randn(C), torch.randn(C)
+    weight, wide = taps(conv.weight), conv.double()
+
+    def expected(map_in):
+        return wide(map_in.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    plain, inner = expected(x.double()), expected(F.gelu(x.double() * scale.double() + shift.double()))
+    addend, bias = torch.randn(plain.shape), wide.bias.float()
+    close(depthwise(x, weight, bias, stride=stride), plain)
+    close(depthwise(x, weight, bias, stride=stride, act=True, before=(scale, shift)), F.gelu(inner))
+    close(depthwise(x, weight, bias, stride=stride, addend=addend), plain + addend)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", SIZES)
+def test_depthwise_backward(size, stride):
+    torch.manual_seed(0)
+    B, H, W, C = size
+    x, scale, shift, mean = torch.randn(size), torch.randn(C), torch.randn(C), torch.randn(C)
+    conv = nn.Conv2d(C, C, 3, stride=stride, padding=1, groups=C)
+    weight, wide = taps(conv.weight), conv.double()
+    inner = (x.double() * scale.double() + shift.double()).requires_grad_()
+    out = wide(F.gelu(inner).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    grad = torch.randn(out.shape)
+    out.backward(grad.double())
+    grad_x, sums = torch.empty_like(x), torch.zeros(12, C)
+    call("depthwise_backward", x, scale, shift, mean, weight, grad, grad_x, sums, B, H, W, C, stride)
+    close(grad_x, inner.grad)
+    close(sums[:9], wide.weight.grad[:, 0].permute(1, 2, 0).reshape(9, C))
+    close(sums[9], wide.bias.grad)
+    close(sums[10], inner.grad.sum(dim=(0, 1, 2)))
+    close(sums[11], (inner.grad * (x - mean).double()).sum(dim=(0, 1, 2)))
+
+
+def test_folded_norm():
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8).eval()
+    for tensor in (norm.weight, norm.bias, norm.running_mean):
+        nn.init.normal_(tensor)
+    nn.init.uniform_(norm.running_var, 0.5, 2)
+    x = torch.randn(2, 3, 4, 4)
+    scale, shift = (t.view(-1, 1, 1) for t in folded(norm, conv.bias))
+    torch.testing.assert_close(F.conv2d(x, conv.weight) * scale + shift, norm(conv(x)))

@@ -1,0 +1,102 @@
+"""HLG by the kernels equals HLG by PyTorch's operators: outputs, gradients, running statistics."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from densevit.kernels import library as module
+from densevit.models.hlg import create_hlg
+from densevit.models.hlg_kernels import takes_layer
+
+OPTIONS = [
+    {},
+    {"local_key": "own", "window_embedding": "dwconv", "dilation": 8},
+    {"position_bias": False, "window_embedding": "maxpool"},
+    {"embed_dims": (20, 40, 80, 160), "num_heads": (1, 1, 2, 4)},  # widths and heads that not all kernels take
+    {"squeeze_excite": True},
+]
+
+
+@pytest.fixture
+def by_torch(monkeypatch):
+    """by_torch(function): its result where there are no kernels."""
+    if module.library() is None:
+        pytest.skip("no compiler for the kernels, see the warning of densevit.kernels.library")
+
+    def run(function):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "library", lambda: None)
+            return function()
+
+    return run
+
+
+def drawn(**options):
+    """A small model with nothing at its initial value."""
+    torch.manual_seed(0)
+    model = create_hlg("hlg_tiny", num_classes=5, depths=(2, 2, 2, 1), **options)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if "norm" in name and tensor.is_floating_point():
+            nn.init.uniform_(tensor, 0.5, 1.5)
+        elif name.endswith("bias"):
+            nn.init.normal_(tensor, std=0.1)
+    return model
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options) or "default")
+@pytest.mark.parametrize("size", [(64, 64), (75, 130)])
+def test_inference(options, size, by_torch):
+    model, images = drawn(**options).eval(), torch.randn(3, 3, *size)
+    with torch.no_grad():
+        ours = model.forward_features(images)
+        torch.testing.assert_close(ours, by_torch(lambda: model.forward_features(images)), rtol=1e-4, atol=1e-4)
+        one_by_one = torch.cat([model.forward_features(image[None]) for image in images])
+    torch.testing.assert_close(ours, one_by_one, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options) or "default")
+def test_training(options, by_torch):
+    model, images, target = drawn(**options).train(), torch.randn(3, 3, 75, 130), torch.randn(3, 5)
+    other, exact = copy.deepcopy(model), copy.deepcopy(model).double()
+
+    def step(model, images, target):
+        loss = (model(images) * target).sum()
+        loss.backward()
+        return loss
+
+    step(model, images, target)
+    by_torch(lambda: step(other, images, target))
+    step(exact, images.double(), target.double())
+    scale = sum(p.grad.norm() ** 2 for p in exact.parameters()) ** 0.5
+    for name, p in exact.named_parameters():
+        error, theirs = ((m.get_parameter(name).grad.double() - p.grad).norm() for m in (model, other))
+        assert error <= 2 * theirs + 1e-4 * p.grad.norm() + 1e-7 * scale, name
+    for name, buffer in exact.named_buffers():
+        torch.testing.assert_close(model.get_buffer(name).to(buffer.dtype), buffer, rtol=1e-4, atol=1e-4)
+
+
+def test_taken_only_where_no_gradient_is_wanted_and_nothing_trains():
+    model, x = drawn().eval(), torch.randn(1, 8, 8, 64)
+    layer = model.stages[0][0]
+    if module.library() is None:
+        pytest.skip("no compiler for the kernels, see the warning of densevit.kernels.library")
+    assert not takes_layer(layer, x)
+    with torch.no_grad():
+        assert takes_layer(layer, x)
+        assert not takes_layer(layer, x.double())
+        layer.mlp.expand.norm.train()
+        assert not takes_layer(layer, x)
+
+
+def test_inference_sees_new_weights():
+    model, images = drawn().eval(), torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        before = model(images)
+        model.stages[0][0].mlp.depthwise.norm.weight.mul_(1.5)
+        model.stages[0][0].mlp.depthwise.conv.weight.mul_(1.5)
+        after = model(images)
+    assert not torch.equal(before, after)
+    with torch.no_grad():
+        torch.testing.assert_close(after, copy.deepcopy(model)(images), rtol=0, atol=0)
