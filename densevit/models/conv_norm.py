@@ -149,10 +149,14 @@ class ConvNorm(nn.Module):
             both = both[:, :, None, None].contiguous(memory_format=torch.channels_last)
         return both.to(dtype), bias.to(dtype)
 
+    def _sources(self) -> list[Tensor]:
+        conv, norm = self.conv, self.norm
+        tensors = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        return [tensor for tensor in tensors if tensor is not None]
+
     def affine(self) -> tuple[Tensor, Tensor]:
         """Scale and shift (C,) that BN with running statistics makes of the convolution without its bias."""
-        sources = [*self.parameters(), *self.buffers()]
-        return self._folded.get("affine", sources, lambda: folded(self.norm, self.conv.bias))
+        return self._folded.get("affine", self._sources(), lambda: folded(self.norm, self.conv.bias))
 
     def norm_act(self, x: Tensor) -> Tensor:
         """BN and GELU where gradients are taken: (B, H, W, C) kept."""
@@ -171,7 +175,7 @@ class ConvNorm(nn.Module):
         if self.act and dtype == torch.float32 and self.dim % LANES == 0 and usable(x):
             x = self.convolve(x, self.conv.weight).contiguous()
             return affine_gelu(x, *self.affine(), out=x)
-        weight, bias = self._folded.get(dtype, [*self.parameters(), *self.buffers()], lambda: self._fold(dtype))
+        weight, bias = self._folded.get(dtype, self._sources(), lambda: self._fold(dtype))
         x = self.convolve(x, weight, bias)
         return torch.ops.aten.gelu_(x) if self.act else x
 

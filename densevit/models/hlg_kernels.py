@@ -7,6 +7,8 @@ enough for its maps to stay in the cache.
 Shapes: B batch, H W map, C channels. Maps are (B, H, W, C), contiguous.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from densevit.kernels.maps import add_gelu_norm_, add_norm_, depthwise, norm_add
 from densevit.models.attention import window_biases
 from densevit.models.conv_norm import CACHED_ELEMENTS, inference_path
 from densevit.models.hlg_layer import DWMLP, FullAttention, HLGLayer, LocalGlobalAttention, SpatialSmoothing
-from densevit.models.windows import pad_map, window_grid
+from densevit.models.windows import WindowGrid, pad_map, window_grid
 
 
 def takes_layer(layer: HLGLayer, x: Tensor) -> bool:
@@ -34,53 +36,72 @@ def takes_layer(layer: HLGLayer, x: Tensor) -> bool:
 def infer_layer(layer: HLGLayer, x: Tensor) -> Tensor:
     """layer(x) where `takes_layer` says so."""
     B, H, W, _ = x.shape
-    x = x.contiguous()
     stride = layer.mlp.depthwise.stride
-    out = x.new_empty(B, -(-H // stride), -(-W // stride), layer.norm1.normalized_shape[0])
+    x, out = x.contiguous(), x.new_empty(B, -(-H // stride), -(-W // stride), layer.norm1.normalized_shape[0])
+    mlp, finish = _mlp(layer.mlp), _attention(layer, (out.shape[1], out.shape[2]))
     images = max(1, CACHED_ELEMENTS // (H * W * layer.mlp.expand.dim))
     for part, result in zip(x.split(images), out.split(images), strict=True):
-        shortcut = part if layer.shortcut is None else layer.shortcut(part)
-        mlp = _mlp(layer.mlp, part)
-        norm_add(mlp, layer.mlp.project.bias, layer.norm1, shortcut.contiguous(), result)
-        if isinstance(layer.attn, LocalGlobalAttention):
-            assert layer.smooth is not None
-            _attend_locally_and_globally(layer.attn, result, _smooth_(layer.smooth, result, layer.attn.norm))
-        else:
-            _attend_fully(layer, result)
+        shortcut = part if layer.shortcut is None else layer.shortcut(part).contiguous()
+        norm_add(mlp(part), layer.mlp.project.bias, layer.norm1, shortcut, result)
+        finish(result)
     return out
 
 
-def _mlp(mlp: DWMLP, x: Tensor) -> Tensor:
-    """Without the last bias."""
-    hidden = F.linear(x, mlp.expand.conv.weight)
+def _mlp(mlp: DWMLP) -> Callable[[Tensor], Tensor]:
+    """The DWMLP without its last bias."""
     before, (scale, shift) = mlp.expand.affine(), mlp.depthwise.affine()
     weight = taps(mlp.depthwise.conv.weight) * scale
-    hidden = depthwise(hidden, weight, shift, before=before, stride=mlp.depthwise.stride, act=True)
-    return F.linear(hidden, mlp.project.weight)
+    narrow, wide, stride = mlp.expand.conv.weight, mlp.project.weight, mlp.depthwise.stride
+
+    def run(x: Tensor) -> Tensor:
+        hidden = depthwise(F.linear(x, narrow), weight, shift, before=before, stride=stride, act=True)
+        return F.linear(hidden, wide)
+
+    return run
 
 
-def _smooth_(smooth: SpatialSmoothing, x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    """x <- smooth(x); returns norm(x)."""
-    y = smooth.expand.convolve(smooth.conv(smooth.reduce(x)), smooth.expand.conv.weight)
-    add_gelu_norm_(x, y, *smooth.expand.affine(), norm)
-    return y
+def _attention(layer: HLGLayer, size: tuple[int, int]) -> Callable[[Tensor], None]:
+    """What follows the DWMLP, into the map of `size` itself."""
+    if layer.smooth is None:
+        return lambda x: _attend_fully(layer, x)
+    assert isinstance(layer.attn, LocalGlobalAttention)
+    smooth, norm = _smoothing(layer.smooth), layer.attn.norm
+    attend = _local_and_global(
+        layer.attn, window_grid(size, window_size=layer.attn.window_size, dilation=layer.attn.dilation)
+    )
+    return lambda x: attend(x, smooth(x, norm))
 
 
-def _attend_locally_and_globally(attn: LocalGlobalAttention, x: Tensor, normed: Tensor) -> None:
-    """x <- attn(x), where `normed` is its norm."""
-    C = x.shape[-1]
-    grid = window_grid((x.shape[1], x.shape[2]), window_size=attn.window_size, dilation=attn.dilation)
-    q, v = F.linear(normed, attn.q.weight), F.linear(normed, attn.v.weight)
-    k, k_bias = (q, attn.q.bias) if attn.local_key == "query" else (F.linear(normed, attn.k.weight), attn.k.bias)
-    biases = window_biases(attn.window_bias(v), grid)
-    shifts = (attn.q.bias, k_bias, attn.v.bias)
-    local = kernels.infer_windows(q, k, v, grid.groups, biases, num_heads=attn.num_heads, shifts=shifts)
-    add_norm_(x, local, attn.norm_query)
+def _smoothing(smooth: SpatialSmoothing) -> Callable[[Tensor, nn.LayerNorm], Tensor]:
+    """(x, norm) -> norm(smooth(x)); x <- smooth(x)."""
+    weight, affine = smooth.expand.conv.weight, smooth.expand.affine()
+
+    def run(x: Tensor, norm: nn.LayerNorm) -> Tensor:
+        y = F.linear(smooth.conv(smooth.reduce(x)), weight)
+        add_gelu_norm_(x, y, *affine, norm)
+        return y
+
+    return run
+
+
+def _local_and_global(attn: LocalGlobalAttention, grid: WindowGrid) -> Callable[[Tensor, Tensor], None]:
+    """(x, attn.norm(x)) -> None; x <- attn(x)."""
+    biases, own_key = window_biases(attn.window_bias(attn.norm.weight), grid), attn.local_key == "own"
+    shifts = (attn.q.bias, attn.k.bias if own_key else attn.q.bias, attn.v.bias)
     assert attn.mix_query.bias is not None
-    q = depthwise(local, taps(attn.mix_query.weight), attn.mix_query.bias + attn.q.bias, addend=q)  # Eq. 9
-    embedded = attn.embed(pad_map(x, grid), grid)
-    attended = attn.attend(q, attn.k(embedded), attn.v(embedded), centers=grid.centers_doubled)
-    x.view(-1, C).addmm_(attended.view(-1, C), attn.project.weight.t()).add_(attn.project.bias)
+    weight, shift = taps(attn.mix_query.weight), attn.mix_query.bias + attn.q.bias
+
+    def run(x: Tensor, normed: Tensor) -> None:
+        q, v = F.linear(normed, attn.q.weight), F.linear(normed, attn.v.weight)
+        k = F.linear(normed, attn.k.weight) if own_key else q
+        local = kernels.infer_windows(q, k, v, grid.groups, biases, num_heads=attn.num_heads, shifts=shifts)
+        add_norm_(x, local, attn.norm_query)
+        q = depthwise(local, weight, shift, addend=q)  # Eq. 9
+        embedded = attn.embed(pad_map(x, grid), grid)
+        attended = attn.attend(q, attn.k(embedded), attn.v(embedded), centers=grid.centers_doubled)
+        x.flatten(0, 2).addmm_(attended.flatten(0, 2), attn.project.weight.t()).add_(attn.project.bias)
+
+    return run
 
 
 def _attend_fully(layer: HLGLayer, x: Tensor) -> None:
