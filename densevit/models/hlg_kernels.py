@@ -17,9 +17,12 @@ from densevit.kernels import attention as kernels
 from densevit.kernels.library import LANES, usable
 from densevit.kernels.maps import add_gelu_norm_, add_norm_, depthwise, norm_add, taps
 from densevit.models.attention import window_biases
-from densevit.models.conv_norm import CACHED_ELEMENTS, inference_path
+from densevit.models.conv_norm import inference_path
 from densevit.models.hlg_layer import DWMLP, FullAttention, HLGLayer, LocalGlobalAttention, SpatialSmoothing
 from densevit.models.windows import WindowGrid, pad_map, window_grid
+
+PART_ELEMENTS = 2**22
+"""Largest map of a part of the batch, in elements."""
 
 
 def takes_layer(layer: HLGLayer, x: Tensor) -> bool:
@@ -39,7 +42,7 @@ def infer_layer(layer: HLGLayer, x: Tensor) -> Tensor:
     stride = layer.mlp.depthwise.stride
     x, out = x.contiguous(), x.new_empty(B, -(-H // stride), -(-W // stride), layer.norm1.normalized_shape[0])
     mlp, finish = _mlp(layer.mlp), _attention(layer, (out.shape[1], out.shape[2]))
-    images = max(1, CACHED_ELEMENTS // (H * W * layer.mlp.expand.dim))
+    images = max(1, PART_ELEMENTS // (H * W * layer.mlp.expand.dim))
     for part, result in zip(x.split(images), out.split(images), strict=True):
         shortcut = part if layer.shortcut is None else layer.shortcut(part).contiguous()
         norm_add(mlp(part), layer.mlp.project.bias, layer.norm1, shortcut, result)
