@@ -8,7 +8,7 @@ STREETS ?=
 
 .PHONY: demo test test-slow lint format bench packaged-model clean
 
-demo: $(READY)  ## segmentation, detection and the packaged model on one page, 5 to 20 minutes on two cores; STREETS=folder for yours
+demo: $(READY)  ## segmentation, detection and the packaged model on one page, 11 minutes on two busy cores; STREETS=folder for yours
 	rm -rf runs/demo
 	$(BIN)/densevit demo --out runs/demo $(STREETS)
 

@@ -1,4 +1,4 @@
-"""The package from end to end in a few minutes: two small trainings on generated scenes, the model in the box, a page.
+"""The package from end to end in minutes: two small trainings on generated scenes, the model in the box, a page.
 
 RUN/                       the segmenter, as `densevit fit` leaves it, with strip.png, street/ and predictions/
 RUN/detection/             the detector, likewise

@@ -1,6 +1,7 @@
 """`densevit demo`: two small trainings on generated street scenes, the packaged model on street pictures, one page."""
 
 import argparse
+import os
 from typing import Any
 
 
@@ -19,6 +20,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    # Read when torch is loaded. Without it a waiting thread keeps its core, and a training beside other work crawls.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
     from pathlib import Path
 
     from densevit.app.demo import SHEET, run_demo

@@ -1,5 +1,6 @@
 """The demo from end to end, two steps long, and the pictures it is given."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from PIL import Image
 from densevit.app import demo as demo_module
 from densevit.app.demo import run_demo
 from densevit.app.demo_pictures import contact_sheet, find_streets
+from densevit.cli.main import main
 from densevit.errors import UserError
 from densevit.training.recipes import get_recipe
 
@@ -78,3 +80,12 @@ def test_contact_sheet_brings_pictures_to_one_height() -> None:
     assert sheet.shape == (10, 35, 3)
     assert sheet[:, :5].max() == 0
     assert sheet[:, 5:].min() == 255
+
+
+def test_waiting_threads_leave_their_cores(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert main(["demo", str(tmp_path / "nowhere.jpg"), "--out", str(tmp_path / "run")]) == 2
+    assert os.environ["OMP_WAIT_POLICY"] == "active", "what the user has set stays"
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main(["demo", str(tmp_path / "nowhere.jpg"), "--out", str(tmp_path / "run")]) == 2
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
