@@ -35,7 +35,7 @@ def main() -> None:
     if library.library() is None:
         parser.exit(2, "the kernels cannot be built here\n")
     print(
-        f"# torch {torch.__version__}, CPU, {args.threads} thread(s), fp32, 224 px, batch {args.batch}, process CPU time"
+        f"# torch {torch.__version__}, {args.threads} CPU thread(s), fp32, 224 px, batch {args.batch}, process CPU time"
     )
     print("| model | step | kernels, s | PyTorch, s | ratio of minima |\n|---|---|---|---|---|")
     images = torch.randn(args.batch, 3, 224, 224)
