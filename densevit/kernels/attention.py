@@ -30,9 +30,7 @@ def window_attention(
 
     Together the groups hold every cell once; each has a bias (1, heads, T, T) or None.
     """
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (q, k, v, *biases)):
-        return _WindowAttention.apply(q, k, v, groups, num_heads, *biases)
-    return infer_windows(q, k, v, groups, biases, num_heads=num_heads)
+    return _WindowAttention.apply(q, k, v, groups, num_heads, *biases)
 
 
 def infer_windows(
@@ -51,7 +49,7 @@ def infer_windows(
     dim, out = C // num_heads, q.new_empty(q.shape)
     for group, bias in zip(groups, biases, strict=True):
         places = (B, H, W, num_heads, dim, *_runs(group), dim**-0.5)
-        call("window_attention", q, k, v, C, *shifts, _whole(bias), out, *places)
+        call("window_attention", q, k, v, *shifts, _whole(bias), out, *places)
     return out
 
 
@@ -83,7 +81,7 @@ class _WindowAttention(torch.autograd.Function):
         for group, bias, grad_bias in zip(ctx.groups, biases, grad_biases, strict=True):
             places = (B, H, W, ctx.num_heads, dim, *_runs(group), dim**-0.5)
             grads = (grad_q, grad_k, grad_v, grad_bias)
-            call("window_attention_backward", q, k, v, C, _whole(bias), grad, *grads, *places)
+            call("window_attention_backward", q, k, v, _whole(bias), grad, *grads, *places)
         return grad_q, grad_k, grad_v, None, None, *grad_biases
 
 

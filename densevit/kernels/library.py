@@ -27,8 +27,10 @@ LANES = 8
 
 
 def usable(*maps: Tensor) -> bool:
-    """Whether the kernels take these maps: float32 on a CPU, run now and not recorded."""
+    """Whether the kernels take these maps: float32 on a CPU, run now, not recorded, and not to be cast on the way."""
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or _len_torch_dispatch_stack():
+        return False
+    if torch.is_autocast_enabled("cpu"):
         return False
     plain = all(
         x.device.type == "cpu" and x.dtype == torch.float32 and not torch._C._functorch.is_functorch_wrapped_tensor(x)

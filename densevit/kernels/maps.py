@@ -62,7 +62,7 @@ def depthwise(
     B, H, W, C = x.shape
     out = x.new_empty(B, -(-H // stride), -(-W // stride), C)
     scale, shift = before or (None, None)
-    call("depthwise", x, scale, shift, weight, bias, addend, C, out, B, H, W, C, stride, int(act))
+    call("depthwise", x, scale, shift, weight, bias, addend, out, B, H, W, C, stride, int(act))
     return out
 
 

@@ -3,9 +3,21 @@
 Shapes: B batch, H W map, C channels.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Step(NamedTuple):
+    """What a batch norm and the convolution after it are told beside their weights."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    momentum: float
+    eps: float
+    stride: int
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densevit.errors import UserError
-from densevit.models.conv_gradients import conv_gradients, convolve, sum_of_parts
+from densevit.models.conv_gradients import Step, conv_gradients, convolve, sum_of_parts
 from densevit.models.norm_gelu_kernels import NormGeluConv, takes
 
 LARGEST_BYTES = 28 * 2**20
@@ -50,49 +50,43 @@ def norm_gelu_conv(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Linear | nn.Conv2d 
     if conv is not None:
         weight, bias = conv.weight.to(x.dtype), None if conv.bias is None else conv.bias.to(x.dtype)
     stride = conv.stride[0] if isinstance(conv, nn.Conv2d) else 1
-    running = (norm.running_mean, norm.running_var)
-    step = NormGeluConv if takes(x, norm) else _NormGeluConv
-    return step.apply(x, norm.weight, norm.bias, running, norm.momentum, norm.eps, weight, bias, stride)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.momentum is not None
+    step = Step(norm.running_mean, norm.running_var, norm.momentum, norm.eps, stride)
+    function = NormGeluConv if takes(x, norm) else _NormGeluConv
+    return function.apply(x, norm.weight, norm.bias, weight, bias, step)
 
 
 class _NormGeluConv(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        norm_weight: Tensor,
-        norm_bias: Tensor,
-        running: tuple[Tensor, Tensor],
-        momentum: float,
-        eps: float,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        stride: int,
+        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor | None, bias: Tensor | None, step: Step
     ) -> Tensor:
-        parts = x.split(_images_at_once(x))
+        running, parts = (step.running_mean, step.running_var), x.split(_images_at_once(x))
         if len(parts) == 1:
             y, mean, inverse_std = torch.ops.aten.native_batch_norm(
-                x, norm_weight, norm_bias, *running, True, momentum, eps
+                x, gamma, beta, *running, True, step.momentum, step.eps
             )
-            output = _gelu_conv(y, weight, bias, stride)
+            output = _gelu_conv(y, weight, bias, step.stride)
         else:
-            mean, var = torch.ops.aten.batch_norm_update_stats(x, *running, momentum)
-            inverse_std, affine = torch.rsqrt(var + eps), (norm_weight, norm_bias, False, 0.0, eps)
+            mean, var = torch.ops.aten.batch_norm_update_stats(x, *running, step.momentum)
+            inverse_std, affine = torch.rsqrt(var + step.eps), (gamma, beta, False, 0.0, step.eps)
             output = torch.cat(
-                [_gelu_conv(F.batch_norm(part, mean, var, *affine), weight, bias, stride) for part in parts]
+                [_gelu_conv(F.batch_norm(part, mean, var, *affine), weight, bias, step.stride) for part in parts]
             )
-        ctx.save_for_backward(x, norm_weight, norm_bias, mean, inverse_std, weight)
-        ctx.eps, ctx.stride, ctx.has_bias = eps, stride, bias is not None
+        ctx.save_for_backward(x, gamma, beta, mean, inverse_std, weight)
+        ctx.eps, ctx.stride, ctx.has_bias = step.eps, step.stride, bias is not None
         return output
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, norm_weight, norm_bias, mean, inverse_std, weight = ctx.saved_tensors
+        x, gamma, beta, mean, inverse_std, weight = ctx.saved_tensors
         at_once, var, nothing = _images_at_once(x), inverse_std.pow(-2) - ctx.eps, x.new_empty(0, dtype=mean.dtype)
         grad_normed, weight_grads, bias_grads = torch.empty_like(x), [], []
         for part, grad_part, normed in zip(*(t.split(at_once) for t in (x, grad, grad_normed)), strict=True):
             torch.ops.aten.native_batch_norm.out(
-                part, norm_weight, norm_bias, mean, var, False, 0.0, ctx.eps,
+                part, gamma, beta, mean, var, False, 0.0, ctx.eps,
                 out=normed, save_mean=nothing, save_invstd=nothing,
             )  # fmt: skip
             if weight is not None:
@@ -101,15 +95,14 @@ class _NormGeluConv(torch.autograd.Function):
                 )
                 weight_grads.append(of_weight)
                 bias_grads.append(of_bias)
-            torch.ops.aten.gelu_backward.grad_input(
-                grad_part, normed, grad_input=normed
-            )  # its gradient takes its place
-        grad_x, grad_norm_weight, grad_norm_bias = torch.ops.aten.native_batch_norm_backward(
-            grad_normed, x, norm_weight, None, None, mean, inverse_std, True, ctx.eps, [True] * 3
+            # the gradient by the norm's output takes that output's place
+            torch.ops.aten.gelu_backward.grad_input(grad_part, normed, grad_input=normed)
+        grad_x, grad_gamma, grad_beta = torch.ops.aten.native_batch_norm_backward(
+            grad_normed, x, gamma, None, None, mean, inverse_std, True, ctx.eps, [True] * 3
         )
         grad_weight = None if weight is None else sum_of_parts(weight_grads).to(weight.dtype)
         grad_bias = sum_of_parts(bias_grads).to(grad.dtype) if weight is not None and ctx.has_bias else None
-        return grad_x, grad_norm_weight, grad_norm_bias, None, None, None, grad_weight, grad_bias, None
+        return grad_x, grad_gamma, grad_beta, grad_weight, grad_bias, None
 
 
 def _images_at_once(x: Tensor) -> int:

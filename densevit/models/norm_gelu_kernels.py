@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from densevit.kernels.library import LANES, call, usable
 from densevit.kernels.maps import affine_gelu, depthwise, taps
-from densevit.models.conv_gradients import conv_gradients, convolve, sum_of_parts
+from densevit.models.conv_gradients import Step, conv_gradients, convolve, sum_of_parts
 
 PART_BYTES = 8 * 2**20
 """A linear layer or full convolution takes so much of the map at a time: it is then still in the cache."""
@@ -27,38 +27,24 @@ class NormGeluConv(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        x: Tensor,
-        norm_weight: Tensor,
-        norm_bias: Tensor,
-        running: tuple[Tensor, Tensor],
-        momentum: float,
-        eps: float,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        stride: int,
+        ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor | None, bias: Tensor | None, step: Step
     ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        mean, var = torch.ops.aten.batch_norm_update_stats(x, *running, momentum)
-        inverse_std = torch.rsqrt(var + eps)
-        scale = norm_weight * inverse_std
-        shift = norm_bias - mean * scale
+        mean, var = torch.ops.aten.batch_norm_update_stats(x, step.running_mean, step.running_var, step.momentum)
+        inverse_std = torch.rsqrt(var + step.eps)
+        scale = gamma * inverse_std
+        shift = beta - mean * scale
         ctx.save_for_backward(x, scale, shift, mean, inverse_std, weight)
-        ctx.stride, ctx.has_bias = stride, bias is not None
+        ctx.stride, ctx.has_bias = step.stride, bias is not None
         map_in = x.permute(0, 2, 3, 1)
         if weight is None:
             out = affine_gelu(map_in, scale, shift)
         elif _is_depthwise(weight, x):
             bias = x.new_zeros(len(weight)) if bias is None else bias
-            out = depthwise(map_in, taps(weight), bias, before=(scale, shift), stride=stride)
+            out = depthwise(map_in, taps(weight), bias, before=(scale, shift), stride=step.stride)
         else:
-            images = _images_at_once(x)
-            return torch.cat(
-                [
-                    convolve(affine_gelu(part, scale, shift).permute(0, 3, 1, 2), weight, bias, stride)
-                    for part in map_in.split(images)
-                ]
-            )
+            parts = (affine_gelu(part, scale, shift) for part in map_in.split(_images_at_once(x)))
+            return torch.cat([convolve(part.permute(0, 3, 1, 2), weight, bias, step.stride) for part in parts])
         return out.permute(0, 3, 1, 2)
 
     @staticmethod
@@ -78,7 +64,7 @@ class NormGeluConv(torch.autograd.Function):
         of_norm, of_scaled = sums[0], sums[1] * inverse_std
         call("norm_backward", x, scale, mean, of_norm / rows, of_scaled * inverse_std / rows, grad_x, rows, C)
         grad_bias = grad_bias if ctx.has_bias else None
-        return grad_x.permute(0, 3, 1, 2), of_scaled, of_norm, None, None, None, grad_weight, grad_bias, None
+        return grad_x.permute(0, 3, 1, 2), of_scaled, of_norm, grad_weight, grad_bias, None
 
 
 def _backward_in_parts(

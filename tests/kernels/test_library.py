@@ -65,6 +65,8 @@ def test_taken_for_float32_that_is_run_now():
     assert module.usable(x)
     assert not module.usable(x, x.double())
     assert not module.usable(x.to("meta"))
+    with torch.autocast("cpu", torch.bfloat16):  # a linear layer between two kernels would give them bfloat16
+        assert not module.usable(x)
     with FlopCounterMode(display=False):
         assert not module.usable(x)
     torch.vmap(lambda row: torch.zeros(()).fill_(module.usable(row)))(x)

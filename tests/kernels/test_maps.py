@@ -11,7 +11,7 @@ from densevit.kernels.maps import add_gelu_norm_, add_norm_, affine_gelu, depthw
 CLOSE = {"rtol": 1e-5, "atol": 2e-5}
 
 
-def close(ours, expected):
+def assert_near(ours, expected):
     torch.testing.assert_close(ours.double(), expected, **CLOSE)
 
 
@@ -45,19 +45,19 @@ def test_steps_of_single_cells(shape):
     C = shape[-1]
     x, y, scale, shift, norm = torch.randn(shape), torch.randn(shape), torch.randn(C), torch.randn(C), norm_of(C)
     X, Y, S, B = (t.double() for t in (x, y, scale, shift))
-    close(affine_gelu(x, scale, shift), F.gelu(X * S + B))
-    close(norm_add(x, shift, norm, y, torch.empty_like(x)), normed(norm, X + B) + Y)
+    assert_near(affine_gelu(x, scale, shift), F.gelu(X * S + B))
+    assert_near(norm_add(x, shift, norm, y, torch.empty_like(x)), normed(norm, X + B) + Y)
     residual = y.clone()
     norm_add(x, shift, norm, residual, residual)
-    close(residual, normed(norm, X + B) + Y)
+    assert_near(residual, normed(norm, X + B) + Y)
     a, b = x.clone(), y.clone()
     add_gelu_norm_(a, b, scale, shift, norm)
-    close(a, F.gelu(X + Y * S + B))
-    close(b, normed(norm, F.gelu(X + Y * S + B)))
+    assert_near(a, F.gelu(X + Y * S + B))
+    assert_near(b, normed(norm, F.gelu(X + Y * S + B)))
     a, b = x.clone(), y.clone()
     add_norm_(a, b, norm)
-    close(a, X + Y)
-    close(b, normed(norm, Y))
+    assert_near(a, X + Y)
+    assert_near(b, normed(norm, Y))
 
 
 SIZES = [(1, 1, 1, 8), (2, 6, 9, 24), (1, 7, 8, 136), (3, 2, 300, 16)]
@@ -77,9 +77,9 @@ def test_depthwise(size, stride):
 
     plain, inner = expected(x.double()), expected(F.gelu(x.double() * scale.double() + shift.double()))
     addend, bias = torch.randn(plain.shape), wide.bias.float()
-    close(depthwise(x, weight, bias, stride=stride), plain)
-    close(depthwise(x, weight, bias, stride=stride, act=True, before=(scale, shift)), F.gelu(inner))
-    close(depthwise(x, weight, bias, stride=stride, addend=addend), plain + addend)
+    assert_near(depthwise(x, weight, bias, stride=stride), plain)
+    assert_near(depthwise(x, weight, bias, stride=stride, act=True, before=(scale, shift)), F.gelu(inner))
+    assert_near(depthwise(x, weight, bias, stride=stride, addend=addend), plain + addend)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -96,11 +96,11 @@ def test_depthwise_backward(size, stride):
     out.backward(grad.double())
     grad_x, sums = torch.empty_like(x), torch.zeros(12, C)
     call("depthwise_backward", x, scale, shift, mean, weight, grad, grad_x, sums, B, H, W, C, stride)
-    close(grad_x, inner.grad)
-    close(sums[:9], wide.weight.grad[:, 0].permute(1, 2, 0).reshape(9, C))
-    close(sums[9], wide.bias.grad)
-    close(sums[10], inner.grad.sum(dim=(0, 1, 2)))
-    close(sums[11], (inner.grad * (x - mean).double()).sum(dim=(0, 1, 2)))
+    assert_near(grad_x, inner.grad)
+    assert_near(sums[:9], wide.weight.grad[:, 0].permute(1, 2, 0).reshape(9, C))
+    assert_near(sums[9], wide.bias.grad)
+    assert_near(sums[10], inner.grad.sum(dim=(0, 1, 2)))
+    assert_near(sums[11], (inner.grad * (x - mean).double()).sum(dim=(0, 1, 2)))
 
 
 def test_folded_norm():

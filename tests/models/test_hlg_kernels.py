@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from densevit.kernels import library as module
+from densevit.models import conv_norm
 from densevit.models.hlg import create_hlg
 from densevit.models.hlg_kernels import takes_layer
 
@@ -88,6 +89,17 @@ def test_taken_only_where_no_gradient_is_wanted_and_nothing_trains():
         assert not takes_layer(layer, x.double())
         layer.mlp.expand.norm.train()
         assert not takes_layer(layer, x)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_autocast_where_the_processor_has_bfloat16(train, monkeypatch):
+    monkeypatch.setattr(conv_norm, "CPU_HAS_BFLOAT16", True)
+    model, images = drawn().train(train), torch.randn(2, 3, 64, 64)
+    with torch.set_grad_enabled(train):
+        expected = model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            ours = model(images)
+    assert (ours.float() - expected).norm() < 0.05 * expected.norm()
 
 
 def test_inference_sees_new_weights():

@@ -1,11 +1,11 @@
 // Attention on maps as they lie in memory: inside windows, and of every cell on keys of its own.
 //
-// A head has D channels, 8, 16, 24 or 32. Cells of q, k and v lie `stride` floats apart, so that they may be parts of one map.
+// A head has D channels, 8, 16, 24 or 32.
 #include "attention.h"
 
 template <int D>
-static void windows(const float *q, const float *k, const float *v, long stride, const float *q_shift,
-                    const float *k_shift, const float *v_shift, const float *bias, float *out, long B, long H, long W,
+static void windows(const float *q, const float *k, const float *v, const float *q_shift, const float *k_shift,
+                    const float *v_shift, const float *bias, float *out, long B, long H, long W,
                     long heads, const Run &y, const Run &x, float scale, long threads) {
     long per_image = y.blocks * y.width * x.blocks * x.width, T = y.tokens * x.tokens, width = padded(T), C = heads * D;
     parallel(B * per_image, threads, [=](long index) {
@@ -16,9 +16,9 @@ static void windows(const float *q, const float *k, const float *v, long stride,
         window_cells(index % per_image, y, x, W, cells);
         for (long h = 0; h < heads; h++) {
             auto part = [=](const float *shift) { return shift ? shift + h * D : nullptr; };
-            gather<D>(q + map * stride + h * D, stride, part(q_shift), cells, T, scale, query);
-            gather<D>(k + map * stride + h * D, stride, part(k_shift), cells, T, 1.0f, key);
-            gather<D>(v + map * stride + h * D, stride, part(v_shift), cells, T, 1.0f, value);
+            gather<D>(q + map * C + h * D, C, part(q_shift), cells, T, scale, query);
+            gather<D>(k + map * C + h * D, C, part(k_shift), cells, T, 1.0f, key);
+            gather<D>(v + map * C + h * D, C, part(v_shift), cells, T, 1.0f, value);
             transpose(key, T, D, kt);
             scores(query, kt, T, width, D, s);
             softmax(s, bias ? Bias{bias + h * T * T, bias + heads * T * T} : Bias{}, T, T, inverse);
@@ -62,13 +62,13 @@ static void on_keys(const float *q, long q_stride, const float *k, const float *
     });
 }
 
-// Attention inside every window of one group: out (B, H, W, heads * D) of q, k, v (B, H, W, .), bias (heads, T, T).
+// Attention inside every window of one group: out (B, H, W, heads * D) of q, k, v like it, bias (heads, T, T).
 // Each of the shifts (heads * D), which may be null, is added to its map on the way.
-extern "C" void window_attention(const float *q, const float *k, const float *v, long stride, const float *q_shift,
+extern "C" void window_attention(const float *q, const float *k, const float *v, const float *q_shift,
                                  const float *k_shift, const float *v_shift, const float *bias, float *out, long B,
                                  long H, long W, long heads, long dim, const Run *y, const Run *x, float scale,
                                  long threads) {
-#define CALL(D) windows<D>(q, k, v, stride, q_shift, k_shift, v_shift, bias, out, B, H, W, heads, *y, *x, scale, threads)
+#define CALL(D) windows<D>(q, k, v, q_shift, k_shift, v_shift, bias, out, B, H, W, heads, *y, *x, scale, threads)
     BY_WIDTH(dim, CALL)
 #undef CALL
 }

@@ -12,23 +12,22 @@ constexpr long QUERIES = 48;  // queries of one block of key_attention
 struct Run { int64_t start, blocks, rows, dilation, tokens, offset, width; };
 
 // The window's cells as offsets (y * W + x).
-static long window_cells(long index, const Run &y, const Run &x, long W, long *cells) {
+static void window_cells(long index, const Run &y, const Run &x, long W, long *cells) {
     long per_row = x.blocks * x.width, iy = index / per_row, ix = index % per_row;
     long top = y.start + iy / y.width * y.rows * y.dilation + y.offset + iy % y.width;
     long left = x.start + ix / x.width * x.rows * x.dilation + x.offset + ix % x.width;
     long n = 0;
     for (long ty = 0; ty < y.tokens; ty++)
         for (long tx = 0; tx < x.tokens; tx++) cells[n++] = (top + ty * y.dilation) * W + left + tx * x.dilation;
-    return n;
 }
 
 // rows (n, D) <- scale * (the cells of x + shift)
 template <int D>
-static inline void gather(const float *x, long stride, const float *shift, const long *cells, long n, float scale,
+static inline void gather(const float *x, long channels, const float *shift, const long *cells, long n, float scale,
                           float *rows) {
     for (long i = 0; i < n; i++)
         for (long d = 0; d < D; d += LANES) {
-            vec v = load(x + cells[i] * stride + d);
+            vec v = load(x + cells[i] * channels + d);
             if (shift) v += load(shift + d);
             store(rows + i * D + d, v * scale);
         }

@@ -42,7 +42,7 @@ template <int D> struct Block {
 };
 
 template <int D>
-static void windows_backward(const float *q, const float *k, const float *v, long stride, const float *bias,
+static void windows_backward(const float *q, const float *k, const float *v, const float *bias,
                              const float *grad, float *grad_q, float *grad_k, float *grad_v, float *grad_bias, long B,
                              long H, long W, long heads, const Run &y, const Run &x, float scale, long threads) {
     long per_image = y.blocks * y.width * x.blocks * x.width, T = y.tokens * x.tokens, width = padded(T), C = heads * D;
@@ -55,9 +55,9 @@ static void windows_backward(const float *q, const float *k, const float *v, lon
         long cells[T], map = index / per_image * H * W;
         window_cells(index % per_image, y, x, W, cells);
         for (long h = 0; h < heads; h++) {
-            gather<D>(q + map * stride + h * D, stride, nullptr, cells, T, scale, query);
-            gather<D>(k + map * stride + h * D, stride, nullptr, cells, T, 1.0f, key);
-            gather<D>(v + map * stride + h * D, stride, nullptr, cells, T, 1.0f, value);
+            gather<D>(q + map * C + h * D, C, nullptr, cells, T, scale, query);
+            gather<D>(k + map * C + h * D, C, nullptr, cells, T, 1.0f, key);
+            gather<D>(v + map * C + h * D, C, nullptr, cells, T, 1.0f, value);
             gather<D>(grad + map * C + h * D, C, nullptr, cells, T, 1.0f, out);
             transpose(key, T, D, kt);
             transpose(value, T, D, vt);
@@ -77,11 +77,11 @@ static void windows_backward(const float *q, const float *k, const float *v, lon
 }
 
 // As `window_attention` without shifts; grad_bias (heads, T, T) is added to. Without grad_k, where k is q, it is in grad_q.
-extern "C" void window_attention_backward(const float *q, const float *k, const float *v, long stride, const float *bias,
+extern "C" void window_attention_backward(const float *q, const float *k, const float *v, const float *bias,
                                           const float *grad, float *grad_q, float *grad_k, float *grad_v,
                                           float *grad_bias, long B, long H, long W, long heads, long dim, const Run *y,
                                           const Run *x, float scale, long threads) {
-#define CALL(D) windows_backward<D>(q, k, v, stride, bias, grad, grad_q, grad_k, grad_v, grad_bias, B, H, W, heads, *y, *x, scale, threads)
+#define CALL(D) windows_backward<D>(q, k, v, bias, grad, grad_q, grad_k, grad_v, grad_bias, B, H, W, heads, *y, *x, scale, threads)
     BY_WIDTH(dim, CALL)
 #undef CALL
 }

@@ -25,10 +25,10 @@ template <int STRIDE> static void convolve(const float *const rows[3], const vec
 }
 
 // y <- [GELU](conv(GELU(scale * x + shift)) + bias) [+ addend]; without `scale` the convolution takes x as it is.
-// weight (9, C); an addend's cells lie `addend_stride` floats apart.
+// weight (9, C), addend like y.
 extern "C" void depthwise(const float *x, const float *scale, const float *shift, const float *weight,
-                          const float *bias, const float *addend, long addend_stride, float *y, long B, long H, long W,
-                          long C, long stride, long act, long threads) {
+                          const float *bias, const float *addend, float *y, long B, long H, long W, long C,
+                          long stride, long act, long threads) {
     long block = channel_block(B, W, C, threads), blocks = (C + block - 1) / block;
     long Ho = (H + stride - 1) / stride, Wo = (W + stride - 1) / stride;
     parallel(B * blocks, threads, [=](long task) {
@@ -49,9 +49,9 @@ extern "C" void depthwise(const float *x, const float *scale, const float *shift
                 const float *rows[3] = {ring.row(i * stride - 1, c), ring.row(i * stride, c), ring.row(i * stride + 1, c)};
                 (stride == 1 ? convolve<1> : convolve<2>)(rows, w, load(bias + c), Wo, line);
                 float *out = y + (b * Ho + i) * Wo * C + c;
-                const float *more = addend + (b * Ho + i) * Wo * addend_stride + c;
+                const float *more = addend + (b * Ho + i) * Wo * C + c;
                 if (act) for (long j = 0; j < Wo; j++) store(out + j * C, gelu(load(line + j * LANES)));
-                else if (addend) for (long j = 0; j < Wo; j++) store(out + j * C, load(line + j * LANES) + load(more + j * addend_stride));
+                else if (addend) for (long j = 0; j < Wo; j++) store(out + j * C, load(line + j * LANES) + load(more + j * C));
                 else for (long j = 0; j < Wo; j++) store(out + j * C, load(line + j * LANES));
             }
         }

@@ -23,7 +23,6 @@ static inline vec load(const float *p) { return *(const loose_vec *)p; }
 static inline void store(float *p, vec x) { *(loose_vec *)p = x; }
 static inline vec splat(float x) { return vec{x, x, x, x, x, x, x, x}; }
 static inline vec larger(vec a, vec b) { return a > b ? a : b; }
-static inline vec absolute(vec x) { return (vec)((int_vec)x & 0x7fffffff); }
 
 typedef float half_vec __attribute__((vector_size(16)));
 
