@@ -40,8 +40,11 @@ extern "C" void depthwise(const float *x, const float *scale, const float *shift
             for (long r = ring.loaded + 1; r <= i * stride + 1; r++) {
                 if (r >= H) { ring.clear(r); continue; }
                 const float *row = x + (b * H + r) * W * C;
-                if (scale) ring.load(r, [=](long j, long c) { return gelu(load(row + j * C + c) * load(scale + c) + load(shift + c)); });
-                else ring.load(r, [=](long j, long c) { return load(row + j * C + c); });
+                if (scale)
+                    ring.load(r, row, C, 1, [=](long i, long c, long) {
+                        return gelu(load(row + i) * load(scale + c) + load(shift + c));
+                    });
+                else ring.load(r, row, C, 1, [=](long i, long, long) { return load(row + i); });
             }
             for (long c = c0; c < c1; c += LANES) {
                 vec w[9];
@@ -68,6 +71,21 @@ static void weight_sums(const float *const rows[3], const float *grad, long coun
     }
 }
 
+// A row's last step of `depthwise_backward`: grad_x <- lines * slopes, its sums and, with x, those with x - mean.
+static void finish(const float *x, const float *mean, const float *lines, const float *slopes, long slopes_line,
+                   float *grad_x, float *sums, long W, long C, long c0, long c1) {
+    for (long j = 0; j < W; j++, grad_x += C, lines += LANES, slopes += LANES)
+        for (long c = c0, k = 0; c < c1; c += LANES, k++) {
+            __builtin_prefetch(grad_x + AHEAD * C + c, 1);
+            if (x) __builtin_prefetch(x + (j + AHEAD) * C + c);
+            vec d = load(lines + k * W * LANES) * load(slopes + k * slopes_line);
+            store(grad_x + c, d);
+            if (!x) continue;
+            store(sums + c, load(sums + c) + d);
+            store(sums + C + c, load(sums + C + c) + d * (load(x + j * C + c) - load(mean + c)));
+        }
+}
+
 // Gradients of `depthwise` without act and addend. grad_y (B, Ho, Wo, C) is that of its output; grad_x takes that by what
 // stands in GELU (by x itself without `scale`). To `sums` (12, C) are added those of the weight (9), the bias, grad_x,
 // and grad_x times x - mean.
@@ -81,45 +99,38 @@ extern "C" void depthwise_backward(const float *x, const float *scale, const flo
     parallel_sum(B * blocks, threads, sums, 12 * C, [=](long task, float *total) {
         long b = task / blocks, c0 = task % blocks * block, c1 = c0 + block < C ? c0 + block : C;
         Ring inputs(W, c0, c1), slopes(W, c0, c1), grads(W, c0, c1);
-        float *line = scratch(3 * inputs.floats() + W * LANES);
-        inputs.start(line + W * LANES);
+        float *lines = scratch(3 * inputs.floats() + W * (c1 - c0));
+        inputs.start(lines + W * (c1 - c0));
         slopes.start(inputs.rows + inputs.floats());
         grads.start(slopes.rows + slopes.floats());
         auto fill = [&](long r) {
             if (r >= H) { inputs.clear(r); grads.clear(r); return; }
             const float *row = x + (b * H + r) * W * C, *from = grad_y + (b * Ho + r / stride) * Wo * C;
-            inputs.load(r, [=](long j, long c) {
-                vec v = load(row + j * C + c), slope = splat(1);
+            float *to_slopes = slopes.row(r, c0) + LANES;
+            inputs.load(r, row, C, 1, [=](long i, long c, long at) {
+                vec v = load(row + i), slope = splat(1);
                 if (scale) v = gelu(v * load(scale + c) + load(shift + c), slope);
-                store(slopes.row(r, c) + (j + 1) * LANES, slope);
+                store(to_slopes + at, slope);
                 return v;
             });
-            if (stride == 1) grads.load(r, [=](long j, long c) { return load(from + j * C + c); });
-            else if (r % 2) grads.clear(r);
-            else grads.load(r, [=](long j, long c) { return j % 2 ? splat(0) : load(from + j / 2 * C + c); });
+            if (r % stride) grads.clear(r);
+            else grads.load(r, from, C, stride, [=](long i, long, long) { return load(from + i); });
         };
         fill(0);
         for (long r = 0; r < H; r++) {
             fill(r + 1);
             for (long c = c0; c < c1; c += LANES) {
-                vec w[9], s[12] = {};
+                vec w[9], s[10] = {};
                 for (int k = 0; k < 9; k++) w[k] = load(weight + (8 - k) * C + c);
                 const float *in[3] = {inputs.row(r - 1, c), inputs.row(r, c), inputs.row(r + 1, c)};
                 const float *out[3] = {grads.row(r - 1, c), grads.row(r, c), grads.row(r + 1, c)};
                 if (r % stride == 0) weight_sums(in, out[1] + LANES, W, s);
-                convolve<1>(out, w, splat(0), W, line);
-                const float *slope = slopes.row(r, c) + LANES, *p = x + (b * H + r) * W * C + c;
-                float *to = grad_x + (b * H + r) * W * C + c;
-                for (long j = 0; j < W; j++) {
-                    vec d = load(line + j * LANES) * load(slope + j * LANES);
-                    store(to + j * C, d);
-                    if (scale) {
-                        s[10] += d;
-                        s[11] += d * (load(p + j * C) - load(mean + c));
-                    }
-                }
-                for (int k = 0; k < 12; k++) store(total + k * C + c, load(total + k * C + c) + s[k]);
+                convolve<1>(out, w, splat(0), W, lines + (c - c0) * W);
+                for (int k = 0; k < 10; k++) store(total + k * C + c, load(total + k * C + c) + s[k]);
             }
+            long row = (b * H + r) * W * C;
+            finish(scale ? x + row : nullptr, mean, lines, slopes.row(r, c0) + LANES, slopes.line, grad_x + row,
+                   total + 10 * C, W, C, c0, c1);
         }
     });
 }

@@ -3,6 +3,8 @@
 
 #include "vector.h"
 
+constexpr long AHEAD = 4;  // cells; the processor does not see by itself that the next cell's channels come next
+
 // Channels that a task takes at once, so that three rows stay in the cache and every thread has work.
 static inline long channel_block(long images, long width, long channels, long threads) {
     long block = 65536 / (3 * (width + 2)), share = images * channels / (4 * threads);
@@ -30,11 +32,16 @@ struct Ring {
     // The cell left of row r, channels c to c + 7; r is one of the last three that were filled, from -1 on.
     float *row(long r, long c) const { return rows + (r + 3) % 3 * slot() + (c - first) / LANES * line; }
 
-    // Fill row r with value(j, c) at cell j, channels c to c + 7.
-    template <class Value> void load(long r, const Value &value) {
+    // Fill every `spacing`-th cell of row r with value(i, c, at): channels c to c + 7, i their place in a map's row that
+    // begins at `from` and has C channels, `at` that in the ring's row. The cells between stay zeros.
+    template <class Value> void load(long r, const float *from, long C, long spacing, const Value &value) {
         float *to = row(r, first) + LANES;
-        for (long j = 0; j < W; j++, to += LANES)
-            for (long c = first, at = 0; c < end; c += LANES, at += line) store(to + at, value(j, c));
+        const long cells = (W + spacing - 1) / spacing, start = first, stop = end, step = line;
+        for (long j = 0; j < cells; j++)
+            for (long c = start, at = j * spacing * LANES; c < stop; c += LANES, at += step) {
+                __builtin_prefetch(from + (j + AHEAD) * C + c);
+                store(to + at, value(j * C + c, c, at));
+            }
         loaded = r;
     }
 

@@ -103,9 +103,10 @@ template <class Body> static void parallel_sum(long n, long threads, float *tota
         for (long i = 0; i < count; i++) total[i] += sums[t * count + i];
 }
 
-// A thread's own memory for n floats; what the previous call left is lost. At most one piece is held at a time.
+// A thread's own memory for n floats, at the start of a cache line; what the previous call left is lost. At most one piece
+// is held at a time.
 static inline float *scratch(long n) {
     static thread_local std::vector<float> memory;
-    if ((long)memory.size() < n) memory.resize(n);
-    return memory.data();
+    if ((long)memory.size() < n + 16) memory.resize(n + 16);
+    return (float *)(((uintptr_t)memory.data() + 63) & ~(uintptr_t)63);
 }
