@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from densevit.kernels.library import call
+from densevit.kernels.pages import new_map_like
 
 HEAD_WIDTHS = (8, 16, 24, 32)
 """Channels per head that the kernels are built for."""
@@ -46,7 +47,7 @@ def infer_windows(
     """`window_attention` without gradients; `shifts` (C,) are added to q, k and v on the way."""
     assert all(t.is_contiguous() for t in (q, k, v))
     B, H, W, C = q.shape
-    dim, out = C // num_heads, q.new_empty(q.shape)
+    dim, out = C // num_heads, new_map_like(q)
     for group, bias in zip(groups, biases, strict=True):
         places = (B, H, W, num_heads, dim, *_runs(group), dim**-0.5)
         call("window_attention", q, k, v, *shifts, _whole(bias), out, *places)
@@ -76,7 +77,7 @@ class _WindowAttention(torch.autograd.Function):
         q, k, v, *biases = ctx.saved_tensors
         B, H, W, C = q.shape
         dim, grad = C // ctx.num_heads, grad.contiguous()
-        grad_q, grad_k, grad_v = torch.empty_like(q), None if ctx.shared else torch.empty_like(k), torch.empty_like(v)
+        grad_q, grad_k, grad_v = new_map_like(q), None if ctx.shared else new_map_like(k), new_map_like(v)
         grad_biases = [None if bias is None else torch.zeros_like(bias) for bias in map(_whole, biases)]
         for group, bias, grad_bias in zip(ctx.groups, biases, grad_biases, strict=True):
             places = (B, H, W, ctx.num_heads, dim, *_runs(group), dim**-0.5)
@@ -90,7 +91,7 @@ class _KeyAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, num_heads: int) -> Tensor:
         ctx.save_for_backward(q, k, v, bias)
         ctx.num_heads = num_heads
-        (B, N, C), M, out = q.shape, k.shape[1], q.new_empty(q.shape)
+        (B, N, C), M, out = q.shape, k.shape[1], new_map_like(q)
         dim = C // num_heads
         assert k.stride() == v.stride()
         places = (B, N, M, num_heads, dim, dim**-0.5)
@@ -105,7 +106,7 @@ class _KeyAttention(torch.autograd.Function):
         dim, bias, grad = C // ctx.num_heads, _whole(bias), grad.contiguous()
         threads = torch.get_num_threads()
         parts = 1 if threads == 1 else -(-4 * threads // ctx.num_heads)
-        grad_q, grad_kv = q.new_empty(q.shape), q.new_empty(parts, B, 2, M, C)
+        grad_q, grad_kv = new_map_like(q), q.new_empty(parts, B, 2, M, C)
         grad_bias = None if bias is None else torch.zeros_like(bias)
         places = (B, N, M, ctx.num_heads, dim, parts, dim**-0.5)
         grads = (grad_q, grad_kv, grad_bias)

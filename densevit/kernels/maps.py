@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from densevit.kernels.library import call
+from densevit.kernels.pages import new_map, new_map_like
 
 
 def _rows(x: Tensor) -> tuple[int, int]:
@@ -17,7 +18,7 @@ def _rows(x: Tensor) -> tuple[int, int]:
 
 def affine_gelu(x: Tensor, scale: Tensor, shift: Tensor, *, out: Tensor | None = None) -> Tensor:
     """GELU(x * scale + shift): what a batch norm does once its statistics are known, and GELU. `out` may be x."""
-    out = torch.empty_like(x) if out is None else out
+    out = new_map_like(x) if out is None else out
     assert out.is_contiguous()
     call("affine_gelu", x, scale, shift, out, *_rows(x))
     return out
@@ -60,7 +61,7 @@ def depthwise(
     assert x.is_contiguous()
     assert addend is None or addend.is_contiguous()
     B, H, W, C = x.shape
-    out = x.new_empty(B, -(-H // stride), -(-W // stride), C)
+    out = new_map(B, -(-H // stride), -(-W // stride), C, like=x)
     scale, shift = before or (None, None)
     call("depthwise", x, scale, shift, weight, bias, addend, out, B, H, W, C, stride, int(act))
     return out

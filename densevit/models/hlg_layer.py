@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from densevit.errors import unknown_name
 from densevit.models.attention import BiasedAttention, window_attention
 from densevit.models.conv_norm import ConvNorm, add, in_cached_parts, in_sequence, inference_path
+from densevit.models.dwmlp_kernels import takes, train_dwmlp
 from densevit.models.position_bias import DynamicPositionBias, window_bias
 from densevit.models.windows import WindowGrid, pad_map, pool_windows, window_grid
 
@@ -48,7 +49,8 @@ class DWMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.squeeze, nn.Identity):
-            return in_sequence(x, self.expand, self.depthwise, self.project)
+            step = train_dwmlp if takes(x, self.expand, self.depthwise) else in_sequence
+            return step(x, self.expand, self.depthwise, self.project)
         return self.project(conv_nhwc(self.squeeze, in_sequence(x, self.expand, self.depthwise)))
 
 

@@ -43,19 +43,24 @@ def norm_gelu_conv(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Linear | nn.Conv2d 
 
     A convolution must have an odd kernel and keep the size but for its stride, as all of HLG's do.
     """
-    check_values_per_channel(norm, x)
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
     weight = bias = None
     if conv is not None:
         weight, bias = conv.weight.to(x.dtype), None if conv.bias is None else conv.bias.to(x.dtype)
-    stride = conv.stride[0] if isinstance(conv, nn.Conv2d) else 1
+    step = counted(norm, x, conv)
+    function = NormGeluConv if takes(x, norm) else _NormGeluConv
+    return function.apply(x, norm.weight, norm.bias, weight, bias, step)
+
+
+def counted(norm: nn.BatchNorm2d, x: Tensor, conv: nn.Linear | nn.Conv2d | None = None) -> Step:
+    """What the step is told of a norm that `keeps_one_map` and the convolution after it; the batch is counted."""
+    check_values_per_channel(norm, x)
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.momentum is not None
-    step = Step(norm.running_mean, norm.running_var, norm.momentum, norm.eps, stride)
-    function = NormGeluConv if takes(x, norm) else _NormGeluConv
-    return function.apply(x, norm.weight, norm.bias, weight, bias, step)
+    stride = conv.stride[0] if isinstance(conv, nn.Conv2d) else 1
+    return Step(norm.running_mean, norm.running_var, norm.momentum, norm.eps, stride)
 
 
 class _NormGeluConv(torch.autograd.Function):

@@ -1,0 +1,85 @@
+"""A training step of the DWMLP by the kernels of `densevit.kernels`: of its maps it keeps the first alone.
+
+The map after the depth-wise convolution is computed again in the backward pass: a convolution costs less than a sixth of
+the matrix products beside it, and the two maps are the widest of the layer.
+
+Shapes: B batch, H W map, C channels; maps are (B, H, W, C), contiguous.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from densevit.kernels.library import LANES, call, usable
+from densevit.kernels.maps import depthwise, taps
+from densevit.kernels.pages import new_map, new_map_like
+from densevit.models.conv_gradients import Step, sum_of_parts
+from densevit.models.conv_norm import ConvNorm
+from densevit.models.lean_gradients import counted, keeps_one_map
+from densevit.models.norm_gelu_kernels import Affine, batch_norm, linear, linear_backward, norm_backward, parts
+
+
+def takes(x: Tensor, *blocks: ConvNorm) -> bool:
+    """Whether `train_dwmlp` takes this map and both norms: batch statistics on a CPU, float32, widths of whole vectors."""
+    return all(
+        keeps_one_map(block.norm, x) and block.norm.weight is not None and block.dim % LANES == 0 for block in blocks
+    ) and usable(x, *(block.norm.weight for block in blocks))
+
+
+def train_dwmlp(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) -> Tensor:
+    """The three blocks one after the other: (B, H, W, C_in) -> (B, H', W', C). All three have biases."""
+    stride = depthwise.stride
+    steps = (
+        counted(expand.norm, x.permute(0, 3, 1, 2)),
+        counted(depthwise.norm, x[:, ::stride, ::stride].permute(0, 3, 1, 2), depthwise.conv),
+    )
+    modules = (expand.conv, expand.norm, depthwise.conv, depthwise.norm, project)
+    return _TrainDWMLP.apply(x, steps, *(t for module in modules for t in (module.weight, module.bias)))
+
+
+class _TrainDWMLP(torch.autograd.Function):
+    """Linear, norm, GELU, 3x3 depth-wise convolution, norm, GELU, linear: (B, H, W, C_in) -> (B, H', W', C).
+
+    `weights` are those of the seven in turn, weight and bias each; `steps` are those of the two norms.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, steps: tuple[Step, Step], *weights: Tensor) -> Tensor:
+        expand, expand_bias, gamma1, beta1, kernel, kernel_bias, gamma2, beta2, project, project_bias = weights
+        x, stride = x.contiguous(), steps[1].stride
+        first = new_map(*x.shape[:3], len(expand), like=x)
+        torch.addmm(expand_bias, x.flatten(0, 2), expand.t(), out=first.flatten(0, 2))
+        norm1 = batch_norm(first, gamma1, beta1, steps[0])
+        second = depthwise(first, taps(kernel), kernel_bias, before=norm1[:2], stride=stride)
+        norm2 = batch_norm(second, gamma2, beta2, steps[1])
+        ctx.save_for_backward(x, first, expand, kernel, kernel_bias, project, *norm1, *norm2)
+        ctx.stride = stride
+        return linear(second, norm2, project, project_bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, first, expand, kernel, kernel_bias, project, *norms = ctx.saved_tensors
+        norm1, norm2, weight = Affine(*norms[:4]), Affine(*norms[4:]), taps(kernel)
+        second = depthwise(first, weight, kernel_bias, before=norm1[:2], stride=ctx.stride)
+        grad_second, sums = new_map_like(second), x.new_zeros(2, second.shape[-1])
+        of_project = linear_backward(second, norm2, project, grad.contiguous(), grad_second, sums)
+        of_norm2 = norm_backward(second, norm2, sums, grad_second)
+        grad_first, sums = new_map_like(first), x.new_zeros(12, first.shape[-1])
+        call("depthwise_backward", first, *norm1[:3], weight, grad_second, grad_first, sums, *first.shape, ctx.stride)
+        of_norm1, of_kernel = norm_backward(first, norm1, sums[10:], grad_first), sums[:9].t().reshape(kernel.shape)
+        grad_x, of_expand = _expand_backward(x, expand, grad_first)
+        return grad_x, None, *of_expand, *of_norm1, of_kernel, sums[9], *of_norm2, *of_project
+
+
+def _expand_backward(x: Tensor, weight: Tensor, grad: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Gradients of a linear layer by `x`, and by its weight and bias."""
+    grad_x, by_weight, by_bias = new_map_like(x), [], []
+    for grad_part, part, result in parts(grad, x, grad_x):
+        rows = grad_part.flatten(0, 2)
+        torch.mm(rows, weight, out=result.flatten(0, 2))
+        by_weight.append(rows.t() @ part.flatten(0, 2))
+        by_bias.append(rows.sum(dim=0))
+    return grad_x, (sum_of_parts(by_weight), sum_of_parts(by_bias))
