@@ -49,7 +49,7 @@ def infer_windows(
     B, H, W, C = q.shape
     dim, out = C // num_heads, new_map_like(q)
     for group, bias in zip(groups, biases, strict=True):
-        places = (B, H, W, num_heads, dim, *_runs(group), dim**-0.5)
+        places = (B, H, W, num_heads, dim, *runs(group), dim**-0.5)
         call("window_attention", q, k, v, *shifts, _whole(bias), out, *places)
     return out
 
@@ -80,7 +80,7 @@ class _WindowAttention(torch.autograd.Function):
         grad_q, grad_k, grad_v = new_map_like(q), None if ctx.shared else new_map_like(k), new_map_like(v)
         grad_biases = [None if bias is None else torch.zeros_like(bias) for bias in map(_whole, biases)]
         for group, bias, grad_bias in zip(ctx.groups, biases, grad_biases, strict=True):
-            places = (B, H, W, ctx.num_heads, dim, *_runs(group), dim**-0.5)
+            places = (B, H, W, ctx.num_heads, dim, *runs(group), dim**-0.5)
             grads = (grad_q, grad_k, grad_v, grad_bias)
             call("window_attention_backward", q, k, v, _whole(bias), grad, *grads, *places)
         return grad_q, grad_k, grad_v, None, None, *grad_biases
@@ -115,7 +115,8 @@ class _KeyAttention(torch.autograd.Function):
         return grad_q, grad_k, grad_v, grad_bias, None
 
 
-def _runs(group: Group) -> list[ctypes.Array[ctypes.c_int64]]:
+def runs(group: Group) -> list[ctypes.Array[ctypes.c_int64]]:
+    """As the kernels take them."""
     return [(ctypes.c_int64 * 7)(*run) for run in group]
 
 

@@ -28,7 +28,8 @@ def norm_add(x: Tensor, shift: Tensor, norm: nn.LayerNorm, residual: Tensor, out
     """out <- norm(x + shift) + residual; `out` may be one of the two maps."""
     assert residual.is_contiguous()
     assert out.is_contiguous()
-    call("norm_add", x, shift, norm.weight, norm.bias, residual, out, *_rows(x), float(norm.eps))
+    rows, C = _rows(x)
+    call("norm_add", x, shift, norm.weight, norm.bias, residual, None, out, rows, C, rows, float(norm.eps))
     return out
 
 
@@ -41,7 +42,7 @@ def add_gelu_norm_(x: Tensor, y: Tensor, scale: Tensor, shift: Tensor, norm: nn.
 def add_norm_(x: Tensor, y: Tensor, norm: nn.LayerNorm) -> None:
     """x <- x + y, y <- norm(y)."""
     assert y.is_contiguous()
-    call("add_norm", x, y, norm.weight, norm.bias, *_rows(x), float(norm.eps))
+    call("add_norm", x, y, norm.weight, norm.bias, x, y, *_rows(x), float(norm.eps))
 
 
 def depthwise(

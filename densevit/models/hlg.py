@@ -26,6 +26,7 @@ from densevit.models.hlg_arguments import (
 )
 from densevit.models.hlg_kernels import infer_layer, takes_layer
 from densevit.models.hlg_layer import HLGLayer
+from densevit.models.hlg_train_kernels import takes_training, train_layer
 
 STRIDES = (4, 8, 16, 32)
 
@@ -161,6 +162,8 @@ class HLG(nn.Module):
         for layer in cast(Iterable[HLGLayer], self.stages[stage]):
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():
                 x = checkpointed(layer, x)
+            elif takes_training(layer, x):
+                x = train_layer(layer, x)
             else:
                 x = infer_layer(layer, x) if takes_layer(layer, x) else layer(x)
         return x

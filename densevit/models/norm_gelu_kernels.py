@@ -42,14 +42,17 @@ def batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, step: Step) -> Affine:
     return Affine(scale, beta - mean * scale, mean, inverse_std)
 
 
-def norm_backward(x: Tensor, norm: Affine, sums: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """`grad`, that by the norm's output, becomes that by `x`; gradients of gamma and beta.
+def norm_backward(
+    x: Tensor, norm: Affine, sums: Tensor, grad: Tensor, grad_x: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """From `grad`, that by the norm's output, into `grad_x` (or its own place) that by `x`; those of gamma and beta.
 
     `sums` (2, C) are those of `grad` and of grad * (x - mean).
     """
+    grad_x = grad if grad_x is None else grad_x
     of_beta, of_gamma, rows = sums[0], sums[1] * norm.inverse_std, x.numel() // x.shape[-1]
     slope = of_gamma * norm.inverse_std / rows
-    call("norm_backward", x, norm.scale, norm.mean, of_beta / rows, slope, grad, rows, x.shape[-1])
+    call("norm_backward", x, norm.scale, norm.mean, of_beta / rows, slope, grad, grad_x, rows, x.shape[-1])
     return of_gamma, of_beta
 
 

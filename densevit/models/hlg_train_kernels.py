@@ -1,0 +1,73 @@
+"""An HLG layer in training on a CPU by `densevit.kernels`: the same numbers as `hlg_layer`, to rounding.
+
+Shapes: B batch, H W map, C channels. Maps are (B, H, W, C), contiguous.
+"""
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from densevit.kernels import attention as kernels
+from densevit.kernels.library import LANES, usable
+from densevit.models.attention import window_attention
+from densevit.models.hlg_layer import HLGLayer, LocalGlobalAttention, SpatialSmoothing
+from densevit.models.layer_steps import AddGelu, LinearAdd, LinearBeside, MixQuery, NormAdd, NormLinear, PoolWindows
+from densevit.models.lean_gradients import counted, keeps_one_map, norm_gelu_conv
+from densevit.models.windows import pad_map, window_grid
+
+
+def takes_training(layer: HLGLayer, x: Tensor) -> bool:
+    """Whether `train_layer` may stand in for `layer(x)`."""
+    if not (layer.training and torch.is_grad_enabled() and usable(x, *layer.parameters())):
+        return False
+    width, norms = layer.norm1.normalized_shape[0], [m for m in layer.modules() if isinstance(m, nn.BatchNorm2d)]
+    whole = width % LANES == 0 and (layer.smooth is None or layer.smooth.reduce.dim % LANES == 0)
+    return whole and all(keeps_one_map(norm, x.permute(0, 3, 1, 2)) for norm in norms)
+
+
+def train_layer(layer: HLGLayer, x: Tensor) -> Tensor:
+    """layer(x) where `takes_training` says so."""
+    shortcut = x if layer.shortcut is None else layer.shortcut(x)
+    x = _norm_add(layer.mlp(x), layer.norm1, shortcut, layer.drop_path)
+    if layer.smooth is not None:
+        x = _smoothed(layer.smooth, x)
+    if layer.norm2 is not None:
+        return _norm_add(layer.attn(x), layer.norm2, x, layer.drop_path)
+    assert isinstance(layer.attn, LocalGlobalAttention)
+    return _local_and_global(layer.attn, x)
+
+
+def _norm_add(x: Tensor, norm: nn.LayerNorm, residual: Tensor, drop_path: DropPath) -> Tensor:
+    return NormAdd.apply(x, norm.weight, norm.bias, residual, _factors(drop_path, x), norm.eps)
+
+
+def _factors(drop_path: DropPath, x: Tensor) -> Tensor | None:
+    """What `drop_path` multiplies each image with, (B, 1, 1, 1)."""
+    return drop_path(x.new_ones(len(x), 1, 1, 1)) if drop_path.drop_prob else None
+
+
+def _smoothed(smooth: SpatialSmoothing, x: Tensor) -> Tensor:
+    x, y = LinearBeside.apply(x, smooth.reduce.conv.weight)
+    y = norm_gelu_conv(y.permute(0, 3, 1, 2), smooth.reduce.norm, smooth.conv.conv)
+    y = norm_gelu_conv(y, smooth.conv.norm, smooth.expand.conv)
+    norm = smooth.expand.norm
+    return AddGelu.apply(x, y.permute(0, 2, 3, 1), norm.weight, norm.bias, counted(norm, y))
+
+
+def _local_and_global(attn: LocalGlobalAttention, x: Tensor) -> Tensor:
+    grid = window_grid((x.shape[1], x.shape[2]), window_size=attn.window_size, dilation=attn.dilation)
+    layers = [attn.q, attn.v] if attn.local_key == "query" else [attn.q, attn.v, attn.k]
+    weights = [t for layer in layers for t in (layer.weight, layer.bias)]
+    x, q, v, *key = NormLinear.apply(x, attn.norm.weight, attn.norm.bias, attn.norm.eps, *weights)
+    bias = attn.window_bias(v)
+    local = window_attention(q, key[0] if key else q, v, grid, num_heads=attn.num_heads, bias=bias)  # Eq. 4, 5
+    norm, mix = attn.norm_query, attn.mix_query
+    x, q = MixQuery.apply(x, local, q, norm.weight, norm.bias, norm.eps, mix.weight, mix.bias)  # Eq. 9
+    if attn.embed.kind == "avgpool":
+        x, pooled = PoolWindows.apply(x, grid)
+        embedded = attn.embed.norm(pooled)
+    else:
+        embedded = attn.embed(pad_map(x, grid), grid)
+    attended = attn.attend(q, attn.k(embedded), attn.v(embedded), centers=grid.centers_doubled)
+    factors = _factors(attn.drop_path, x)
+    return LinearAdd.apply(attended, attn.project.weight, attn.project.bias, x, factors)

@@ -1,0 +1,217 @@
+"""Training steps of an HLG layer on a CPU by `densevit.kernels`, each a forward and a backward pass of its own.
+
+What they have in common: normed maps are computed again instead of kept, sums of maps are taken on the way, and a map that
+is also added to something later is handed through, so that its two gradients meet in the step's own pass.
+
+Shapes: B batch, H W map, C channels; maps are (B, H, W, C), contiguous.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from densevit.kernels.attention import runs
+from densevit.kernels.library import call
+from densevit.kernels.maps import depthwise, taps
+from densevit.kernels.pages import new_map, new_map_like
+from densevit.models.conv_gradients import Step, sum_of_parts
+from densevit.models.norm_gelu_kernels import Affine, batch_norm, norm_backward, parts
+from densevit.models.windows import Run, WindowGrid
+
+
+def _rows(x: Tensor) -> tuple[int, int]:
+    return x.numel() // x.shape[-1], x.shape[-1]
+
+
+def _normed(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    out, (rows, C) = new_map_like(x), _rows(x)
+    call("norm_add", x, None, weight, bias, None, None, out, rows, C, rows, eps)
+    return out
+
+
+def _norm_backward(
+    x: Tensor, weight: Tensor, eps: float, grad: Tensor, grad_x: Tensor, sums: Tensor,
+    *, factors: Tensor | None = None, addend: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """grad_x <- the gradient of factor * LN(x) by x, plus `addend`; `sums` (2, C) takes those of weight and bias."""
+    rows, C = _rows(x)
+    call("layer_norm_backward", x, weight, grad, factors, addend, grad_x, sums, rows, C, rows // len(x), eps)
+    return grad_x
+
+
+class NormAdd(torch.autograd.Function):
+    """LN(x) * factor + residual; `factors` (B, 1, 1, 1) are those of stochastic depth, or None."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, factors: Tensor | None, eps: float
+    ) -> Tensor:
+        x, residual, (rows, C) = x.contiguous(), residual.contiguous(), _rows(x)
+        ctx.save_for_backward(x, weight, factors)
+        ctx.eps, out = eps, new_map_like(x)
+        call("norm_add", x, None, weight, bias, residual, factors, out, rows, C, rows // len(x), eps)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, factors = ctx.saved_tensors
+        grad, sums = grad.contiguous(), x.new_zeros(2, x.shape[-1])
+        grad_x = _norm_backward(x, weight, ctx.eps, grad, new_map_like(x), sums, factors=factors)
+        return grad_x, *sums, grad, None, None
+
+
+class LinearBeside(torch.autograd.Function):
+    """(x, weight) -> (x, x @ weight.t())."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(x, weight)
+        out = new_map(*x.shape[:3], len(weight), like=x)
+        torch.mm(x.flatten(0, 2), weight.t(), out=out.flatten(0, 2))
+        return x.view_as(x), out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_out: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        rows, grad_x = grad_out.contiguous().flatten(0, 2), new_map_like(x)
+        torch.addmm(grad.contiguous().flatten(0, 2), rows, weight, out=grad_x.flatten(0, 2))
+        return grad_x, rows.t() @ x.flatten(0, 2)
+
+
+class AddGelu(torch.autograd.Function):
+    """GELU(x + norm(y)) with a batch norm."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, gamma: Tensor, beta: Tensor, step: Step) -> Tensor:
+        y, out = y.contiguous(), new_map_like(x)
+        norm = batch_norm(y, gamma, beta, step)
+        ctx.save_for_backward(x, y, *norm)
+        call("add_gelu", x, y, *norm[:2], out, *_rows(x))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, *rest = ctx.saved_tensors
+        norm, grad_x, grad_y, sums = Affine(*rest), new_map_like(x), new_map_like(y), x.new_zeros(2, x.shape[-1])
+        call("add_gelu_backward", x, y, *norm[:3], grad.contiguous(), grad_x, sums, *_rows(x))
+        of_norm = norm_backward(y, norm, sums, grad_x, grad_y)
+        return grad_x, grad_y, *of_norm, None
+
+
+class NormLinear(torch.autograd.Function):
+    """(x, norm's weight and bias, eps, weight and bias of each layer) -> x and each linear layer on LN(x)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, *layers: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x, weight, bias, *layers[::2])
+        ctx.eps, outputs = eps, [new_map(*x.shape[:3], len(matrix), like=x) for matrix in layers[::2]]
+        for part, *results in parts(x, *outputs):
+            rows = _normed(part, weight, bias, eps).flatten(0, 2)
+            for matrix, shift, result in zip(layers[::2], layers[1::2], results, strict=True):
+                torch.addmm(shift, rows, matrix.t(), out=result.flatten(0, 2))
+        return x.view_as(x), *outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_x: Tensor, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, *matrices = ctx.saved_tensors
+        sums, total = x.new_zeros(2, x.shape[-1]), new_map_like(x)
+        by_layer: list[list[Tensor]] = [[] for _ in (*matrices, *matrices)]
+        for part, addend, result, *of_outputs in parts(x, grad_x.contiguous(), total, *(g.contiguous() for g in grads)):
+            normed, of_normed = _normed(part, weight, bias, ctx.eps).flatten(0, 2), None
+            for index, (matrix, grad) in enumerate(zip(matrices, of_outputs, strict=True)):
+                rows = grad.flatten(0, 2)
+                of_normed = rows @ matrix if of_normed is None else of_normed.addmm_(rows, matrix)
+                by_layer[2 * index].append(rows.t() @ normed)
+                by_layer[2 * index + 1].append(rows.sum(dim=0))
+            _norm_backward(part, weight, ctx.eps, of_normed, result, sums, addend=addend)
+        return total, *sums, None, *map(sum_of_parts, by_layer)
+
+
+class MixQuery(torch.autograd.Function):
+    """(x, local, q) -> x + local and q + conv(LN(local)), a 3x3 depth-wise convolution (Eq. 9)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, local: Tensor, q: Tensor, weight: Tensor, bias: Tensor, eps: float, kernel: Tensor, shift: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        total, normed = new_map_like(x), new_map_like(x)
+        call("add_norm", x, local, weight, bias, total, normed, *_rows(x), eps)
+        ctx.save_for_backward(local, weight, bias, kernel)
+        ctx.eps = eps
+        return total, depthwise(normed, taps(kernel), shift, addend=q)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_q: Tensor) -> tuple[Tensor | None, ...]:
+        local, weight, bias, kernel = ctx.saved_tensors
+        grad, grad_q, of_normed = grad.contiguous(), grad_q.contiguous(), new_map_like(local)
+        normed, of_kernel = _normed(local, weight, bias, ctx.eps), local.new_zeros(12, local.shape[-1])
+        places = (*local.shape, 1)
+        call("depthwise_backward", normed, None, None, None, taps(kernel), grad_q, of_normed, of_kernel, *places)
+        sums = local.new_zeros(2, local.shape[-1])
+        of_local = _norm_backward(local, weight, ctx.eps, of_normed, of_normed, sums, addend=grad)
+        return grad, of_local, grad_q, *sums, None, of_kernel[:9].t().reshape(kernel.shape), of_kernel[9]
+
+
+class PoolWindows(torch.autograd.Function):
+    """(x, grid) -> x and the mean of each of its windows (B, windows, C), in canonical order."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, grid: WindowGrid) -> tuple[Tensor, Tensor]:
+        down, across = grid.num_windows
+        ctx.grid, pooled = grid, x.new_empty(len(x), down * across, x.shape[-1])
+        for group, place in _places(grid):
+            call("pool_windows", x, pooled, *x.shape, *runs(group), place, down, across)
+        return x.view_as(x), pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, grad_pooled: Tensor) -> tuple[Tensor, None]:
+        grad, grad_pooled, grad_x = grad.contiguous(), grad_pooled.contiguous(), new_map_like(grad)
+        for group, place in _places(ctx.grid):
+            tail = (*runs(group), place, *ctx.grid.num_windows)
+            call("pool_windows_backward", grad_pooled, grad, grad_x, *grad.shape, *tail)
+        return grad_x, None
+
+
+def _places(grid: WindowGrid) -> Iterator[tuple[tuple[Run, Run], int]]:
+    """Each group of a grid, and the number of its first window."""
+    top, (_, across) = 0, grid.num_windows
+    for run_y in grid.runs_y:
+        left = 0
+        for run_x in grid.runs_x:
+            yield (run_y, run_x), top * across + left
+            left += run_x.windows
+        top += run_y.windows
+
+
+class LinearAdd(torch.autograd.Function):
+    """residual + factor * linear(x); `factors` as in `NormAdd`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, factors: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, factors)
+        out, rows = new_map_like(residual), x.flatten(0, 2)
+        if factors is None:
+            torch.addmm(residual.flatten(0, 2), rows, weight.t(), out=out.flatten(0, 2))
+            return out.add_(bias)
+        torch.addmm(bias, rows, weight.t(), out=out.flatten(0, 2))
+        return out.mul_(factors).add_(residual)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, factors = ctx.saved_tensors
+        grad, grad_x = grad.contiguous(), new_map_like(x)
+        rows = (grad if factors is None else grad * factors).flatten(0, 2)
+        torch.mm(rows, weight, out=grad_x.flatten(0, 2))
+        return grad_x, rows.t() @ x.flatten(0, 2), rows.sum(dim=0), grad, None
