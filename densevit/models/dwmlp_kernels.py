@@ -15,10 +15,10 @@ from torch.autograd.function import once_differentiable
 from densevit.kernels.library import LANES, call, usable
 from densevit.kernels.maps import depthwise, taps
 from densevit.kernels.pages import new_map, new_map_like
-from densevit.models.conv_gradients import Step, sum_of_parts
+from densevit.models.conv_gradients import Step
 from densevit.models.conv_norm import ConvNorm
 from densevit.models.lean_gradients import counted, keeps_one_map
-from densevit.models.norm_gelu_kernels import Affine, batch_norm, linear, linear_backward, norm_backward, parts
+from densevit.models.norm_gelu_kernels import Affine, batch_norm, linear, linear_backward, norm_backward, norm_gradients, parts
 
 
 def takes(x: Tensor, *blocks: ConvNorm) -> bool:
@@ -66,20 +66,17 @@ class _TrainDWMLP(torch.autograd.Function):
         second = depthwise(first, weight, kernel_bias, before=norm1[:2], stride=ctx.stride)
         grad_second, sums = new_map_like(second), x.new_zeros(2, second.shape[-1])
         of_project = linear_backward(second, norm2, project, grad.contiguous(), grad_second, sums)
-        of_norm2 = norm_backward(second, norm2, sums, grad_second)
+        of_norm2 = norm_gradients(second, norm2, sums)
+        norm_backward(second, norm2, of_norm2, grad_second, grad_second)
         grad_first, sums = new_map_like(first), x.new_zeros(12, first.shape[-1])
         call("depthwise_backward", first, *norm1[:3], weight, grad_second, grad_first, sums, *first.shape, ctx.stride)
-        of_norm1, of_kernel = norm_backward(first, norm1, sums[10:], grad_first), sums[:9].t().reshape(kernel.shape)
-        grad_x, of_expand = _expand_backward(x, expand, grad_first)
-        return grad_x, None, *of_expand, *of_norm1, of_kernel, sums[9], *of_norm2, *of_project
-
-
-def _expand_backward(x: Tensor, weight: Tensor, grad: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Gradients of a linear layer by `x`, and by its weight and bias."""
-    grad_x, by_weight, by_bias = new_map_like(x), [], []
-    for grad_part, part, result in parts(grad, x, grad_x):
-        rows = grad_part.flatten(0, 2)
-        torch.mm(rows, weight, out=result.flatten(0, 2))
-        by_weight.append(rows.t() @ part.flatten(0, 2))
-        by_bias.append(rows.sum(dim=0))
-    return grad_x, (sum_of_parts(by_weight), sum_of_parts(by_bias))
+        of_norm1, of_kernel = norm_gradients(first, norm1, sums[10:]), sums[:9].t().reshape(kernel.shape)
+        grad_x, by_expand = new_map_like(x), torch.zeros_like(expand)
+        for of_first, of_x, *maps in parts(grad_first, grad_x, first, x):
+            norm_backward(maps[0], norm1, of_norm1, of_first, of_first)
+            rows = of_first.flatten(0, 2)
+            torch.mm(rows, expand, out=of_x.flatten(0, 2))
+            by_expand.addmm_(rows.t(), maps[1].flatten(0, 2))
+        # a bias before a norm that takes off the mean changes nothing
+        of_expand = by_expand, torch.zeros_like(first[0, 0, 0])
+        return grad_x, None, *of_expand, *of_norm1[:2], of_kernel, sums[9], *of_norm2[:2], *of_project

@@ -17,8 +17,8 @@ from densevit.kernels.attention import runs
 from densevit.kernels.library import call
 from densevit.kernels.maps import depthwise, taps
 from densevit.kernels.pages import new_map, new_map_like
-from densevit.models.conv_gradients import Step, sum_of_parts
-from densevit.models.norm_gelu_kernels import Affine, batch_norm, norm_backward, parts
+from densevit.models.conv_gradients import Step
+from densevit.models.norm_gelu_kernels import Affine, batch_norm, norm_backward, norm_gradients, parts
 from densevit.models.windows import Run, WindowGrid
 
 
@@ -100,8 +100,9 @@ class AddGelu(torch.autograd.Function):
         x, y, *rest = ctx.saved_tensors
         norm, grad_x, grad_y, sums = Affine(*rest), new_map_like(x), new_map_like(y), x.new_zeros(2, x.shape[-1])
         call("add_gelu_backward", x, y, *norm[:3], grad.contiguous(), grad_x, sums, *_rows(x))
-        of_norm = norm_backward(y, norm, sums, grad_x, grad_y)
-        return grad_x, grad_y, *of_norm, None
+        of_norm = norm_gradients(y, norm, sums)
+        norm_backward(y, norm, of_norm, grad_x, grad_y)
+        return grad_x, grad_y, *of_norm[:2], None
 
 
 class NormLinear(torch.autograd.Function):
@@ -122,16 +123,18 @@ class NormLinear(torch.autograd.Function):
     def backward(ctx: Any, grad_x: Tensor, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, *matrices = ctx.saved_tensors
         sums, total = x.new_zeros(2, x.shape[-1]), new_map_like(x)
-        by_layer: list[list[Tensor]] = [[] for _ in (*matrices, *matrices)]
+        by_weight = [torch.zeros_like(matrix) for matrix in matrices]
+        by_bias = [matrix.new_zeros(len(matrix)) for matrix in matrices]
         for part, addend, result, *of_outputs in parts(x, grad_x.contiguous(), total, *(g.contiguous() for g in grads)):
             normed, of_normed = _normed(part, weight, bias, ctx.eps).flatten(0, 2), None
-            for index, (matrix, grad) in enumerate(zip(matrices, of_outputs, strict=True)):
+            for matrix, grad, of_matrix, of_shift in zip(matrices, of_outputs, by_weight, by_bias, strict=True):
                 rows = grad.flatten(0, 2)
                 of_normed = rows @ matrix if of_normed is None else of_normed.addmm_(rows, matrix)
-                by_layer[2 * index].append(rows.t() @ normed)
-                by_layer[2 * index + 1].append(rows.sum(dim=0))
+                of_matrix.addmm_(rows.t(), normed)
+                of_shift += rows.sum(dim=0)
             _norm_backward(part, weight, ctx.eps, of_normed, result, sums, addend=addend)
-        return total, *sums, None, *map(sum_of_parts, by_layer)
+        layers = zip(by_weight, by_bias, strict=True)
+        return total, *sums, None, *(grad for pair in layers for grad in pair)
 
 
 class MixQuery(torch.autograd.Function):

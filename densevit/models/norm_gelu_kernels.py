@@ -42,18 +42,25 @@ def batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, step: Step) -> Affine:
     return Affine(scale, beta - mean * scale, mean, inverse_std)
 
 
-def norm_backward(
-    x: Tensor, norm: Affine, sums: Tensor, grad: Tensor, grad_x: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """From `grad`, that by the norm's output, into `grad_x` (or its own place) that by `x`; those of gamma and beta.
+class NormGradients(NamedTuple):
+    """Of a batch norm: by gamma and beta, and what `norm_backward` takes off the gradient by its output."""
 
-    `sums` (2, C) are those of `grad` and of grad * (x - mean).
-    """
-    grad_x = grad if grad_x is None else grad_x
-    of_beta, of_gamma, rows = sums[0], sums[1] * norm.inverse_std, x.numel() // x.shape[-1]
-    slope = of_gamma * norm.inverse_std / rows
-    call("norm_backward", x, norm.scale, norm.mean, of_beta / rows, slope, grad, grad_x, rows, x.shape[-1])
-    return of_gamma, of_beta
+    of_gamma: Tensor
+    of_beta: Tensor
+    offset: Tensor
+    slope: Tensor
+
+
+def norm_gradients(x: Tensor, norm: Affine, sums: Tensor) -> NormGradients:
+    """From the sums (2, C), over the whole batch `x`, of the gradient by the norm's output and of it times x - mean."""
+    of_beta, of_gamma, rows = sums[0], sums[1] * norm.inverse_std, x[..., 0].numel()
+    return NormGradients(of_gamma, of_beta, of_beta / rows, of_gamma * norm.inverse_std / rows)
+
+
+def norm_backward(x: Tensor, norm: Affine, gradients: NormGradients, grad: Tensor, grad_x: Tensor) -> None:
+    """grad_x <- the gradient by `x` from that by the norm's output; it may be `grad`. All or a part of the batch."""
+    means = gradients.offset, gradients.slope
+    call("norm_backward", x, norm.scale, norm.mean, *means, grad, grad_x, x[..., 0].numel(), x.shape[-1])
 
 
 def linear(x: Tensor, norm: Affine, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -75,14 +82,14 @@ def linear_backward(
 
     `sums` (2, C) are added up for `norm_backward`.
     """
-    by_weight, by_bias = [], []
+    by_weight, by_bias = torch.zeros_like(weight), weight.new_zeros(len(weight))
     for part, grad_part, result in parts(x, grad, grad_x):
         rows, output, shape = grad_part.flatten(0, 2), torch.empty_like(part), (part[..., 0].numel(), part.shape[-1])
         torch.mm(rows, weight, out=result.view(shape))
         call("gelu_backward", part, *norm[:3], result, output, sums, *shape)
-        by_weight.append(rows.t() @ output.view(shape))
-        by_bias.append(rows.sum(dim=0))
-    return sum_of_parts(by_weight), sum_of_parts(by_bias)
+        by_weight.addmm_(rows.t(), output.view(shape))
+        by_bias += rows.sum(dim=0)
+    return by_weight, by_bias
 
 
 def parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -123,8 +130,9 @@ class NormGeluConv(torch.autograd.Function):
         else:
             grad_x.copy_(grad)
             call("gelu_backward", x, *norm[:3], grad_x, None, sums, x[..., 0].numel(), x.shape[-1])
-        of_gamma, of_beta = norm_backward(x, norm, sums, grad_x)
-        return grad_x.permute(0, 3, 1, 2), of_gamma, of_beta, by_weight, by_bias if ctx.has_bias else None, None
+        gradients = norm_gradients(x, norm, sums)
+        norm_backward(x, norm, gradients, grad_x, grad_x)
+        return grad_x.permute(0, 3, 1, 2), *gradients[:2], by_weight, by_bias if ctx.has_bias else None, None
 
 
 def _conv_backward(

@@ -81,10 +81,17 @@ static inline vec normal_cdf(vec x) {
 
 static inline vec gelu(vec x) { return x * normal_cdf(x); }
 
-// GELU and its derivative.
+// GELU and its derivative. The normal density is needed anyway: from it P(X <= x) by Abramowitz and Stegun, 7.1.26, to 1e-7.
 static inline vec gelu(vec x, vec &slope) {
-    vec cdf = normal_cdf(x);
-    slope = cdf + x * exponential(x * x * -0.5f) * 0.39894228f;
+    vec away = larger(x, -x), density = exponential(x * x * -0.5f);
+    vec t = 1.0f / (1.0f + away * 0.231641888f);
+    vec p = splat(1.061405429f);
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    vec tail = p * t * density * 0.5f, cdf = x < 0.0f ? tail : 1.0f - tail;
+    slope = cdf + x * density * 0.39894228f;
     return x * cdf;
 }
 
