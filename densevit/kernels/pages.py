@@ -1,11 +1,10 @@
-"""New maps on large pages: the system clears and hands out memory page by page, and 512 small ones cost it ten times one."""
+"""New maps on large pages of memory: the system clears and hands it out page by page, 512 small ones for one large."""
 
 import ctypes
 import mmap
 from collections.abc import Callable
 from functools import cache
 
-import torch
 from torch import Tensor
 
 LARGE_BYTES = 2**21

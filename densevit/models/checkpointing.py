@@ -1,23 +1,25 @@
 """Gradient checkpointing of layers with batch norm: the second forward pass must not count the batch again."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import cast
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+Layer = TypeVar("Layer", bound=nn.Module)
 
-def checkpointed(layer: nn.Module, x: Tensor) -> Tensor:
-    """`layer(x)`, of which only `x` is kept; gradients and running statistics are those of a plain call."""
+
+def checkpointed(forward: Callable[[Layer, Tensor], Tensor], layer: Layer, x: Tensor) -> Tensor:
+    """`forward(layer, x)`, of which only `x` is kept; gradients and running statistics are those of a plain call."""
     if torch.compiler.is_compiling():  # it knows no contexts here
-        return cast(Tensor, checkpoint(layer, x, use_reentrant=False))
+        return checkpoint(forward, layer, x, use_reentrant=False)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _statistics_stand_still(layer)
 
-    return cast(Tensor, checkpoint(layer, x, use_reentrant=False, context_fn=contexts))
+    return checkpoint(forward, layer, x, use_reentrant=False, context_fn=contexts)
 
 
 @contextmanager

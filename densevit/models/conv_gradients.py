@@ -52,13 +52,13 @@ def conv_gradients(
 
 def _halving_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of a full 3x3 convolution with stride 2 on (B, H, W, C), as matrix products: twice as fast as the library's."""
-    (B, H, W, C), (_, Ho, Wo, _) = x.shape, grad.shape
+    (B, Ho, Wo, _), C = grad.shape, x.shape[-1]
     rows = grad.reshape(-1, len(weight))
     padded = F.pad(x, (0, 0, 1, 1, 1, 1))
     image, line, cell, _ = padded.stride()
     patches = padded.as_strided((B, Ho, Wo, 3, 3 * C), (image, 2 * line, 2 * cell, line, 1)).reshape(-1, 9 * C)
     by_weight = (rows.t() @ patches).view(len(weight), 3, 3, C).permute(0, 3, 1, 2)
-    # the cells of x by the parity of their row and column: each kind meets other taps, at a cell of `grad` or the next one
+    # cells of x by the parity of row and column: each kind meets other taps, at a cell of `grad` or the next one
     grad_x, taps, padded = torch.empty_like(x), weight.permute(2, 3, 0, 1), F.pad(grad, (0, 0, 0, 1, 0, 1))
     here, right = rows, padded[:, :-1, 1:].reshape(rows.shape)
     below, across = padded[:, 1:, :-1].reshape(rows.shape), padded[:, 1:, 1:].reshape(rows.shape)

@@ -1,7 +1,7 @@
 """A training step of the DWMLP by the kernels of `densevit.kernels`: of its maps it keeps the first alone.
 
-The map after the depth-wise convolution is computed again in the backward pass: a convolution costs less than a sixth of
-the matrix products beside it, and the two maps are the widest of the layer.
+The map after the depth-wise convolution is computed again in the backward pass: the convolution costs less than a sixth
+of the matrix products beside it, and the two maps are the widest of the layer.
 
 Shapes: B batch, H W map, C channels; maps are (B, H, W, C), contiguous.
 """
@@ -18,11 +18,20 @@ from densevit.kernels.pages import new_map, new_map_like
 from densevit.models.conv_gradients import Step
 from densevit.models.conv_norm import ConvNorm
 from densevit.models.lean_gradients import counted, keeps_one_map
-from densevit.models.norm_gelu_kernels import Affine, batch_norm, linear, linear_backward, norm_backward, norm_gradients, parts
+from densevit.models.norm_gelu_kernels import (
+    Affine,
+    NormGradients,
+    batch_norm,
+    linear,
+    linear_backward,
+    norm_backward,
+    norm_gradients,
+    parts,
+)
 
 
 def takes(x: Tensor, *blocks: ConvNorm) -> bool:
-    """Whether `train_dwmlp` takes this map and both norms: batch statistics on a CPU, float32, widths of whole vectors."""
+    """Whether `train_dwmlp` takes this map and the two blocks: batch statistics, on a CPU, widths of whole vectors."""
     return all(
         keeps_one_map(block.norm, x) and block.norm.weight is not None and block.dim % LANES == 0 for block in blocks
     ) and usable(x, *(block.norm.weight for block in blocks))
@@ -71,12 +80,21 @@ class _TrainDWMLP(torch.autograd.Function):
         grad_first, sums = new_map_like(first), x.new_zeros(12, first.shape[-1])
         call("depthwise_backward", first, *norm1[:3], weight, grad_second, grad_first, sums, *first.shape, ctx.stride)
         of_norm1, of_kernel = norm_gradients(first, norm1, sums[10:]), sums[:9].t().reshape(kernel.shape)
-        grad_x, by_expand = new_map_like(x), torch.zeros_like(expand)
-        for of_first, of_x, *maps in parts(grad_first, grad_x, first, x):
-            norm_backward(maps[0], norm1, of_norm1, of_first, of_first)
-            rows = of_first.flatten(0, 2)
-            torch.mm(rows, expand, out=of_x.flatten(0, 2))
-            by_expand.addmm_(rows.t(), maps[1].flatten(0, 2))
+        grad_x, of_expand = _expand_backward(x, expand, first, norm1, of_norm1, grad_first)
         # a bias before a norm that takes off the mean changes nothing
-        of_expand = by_expand, torch.zeros_like(first[0, 0, 0])
-        return grad_x, None, *of_expand, *of_norm1[:2], of_kernel, sums[9], *of_norm2[:2], *of_project
+        of_biases = torch.zeros_like(sums[9]), torch.zeros_like(sums[9])
+        of_inner = (of_expand, of_biases[0], *of_norm1[:2], of_kernel, of_biases[1], *of_norm2[:2])
+        return grad_x, None, *of_inner, *of_project
+
+
+def _expand_backward(
+    x: Tensor, weight: Tensor, first: Tensor, norm: Affine, of_norm: NormGradients, grad: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of norm(linear(x)) by `x` and the weight, from `grad`, that by its output, which is lost."""
+    grad_x, by_weight = new_map_like(x), torch.zeros_like(weight)
+    for grad_part, first_part, x_part, result in parts(grad, first, x, grad_x):
+        norm_backward(first_part, norm, of_norm, grad_part, grad_part)
+        rows = grad_part.flatten(0, 2)
+        torch.mm(rows, weight, out=result.flatten(0, 2))
+        by_weight.addmm_(rows.t(), x_part.flatten(0, 2))
+    return grad_x, by_weight

@@ -161,11 +161,9 @@ class HLG(nn.Module):
             x = in_cached_parts(self.stem, x, peak=self.stem.peak(x))
         for layer in cast(Iterable[HLGLayer], self.stages[stage]):
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():
-                x = checkpointed(layer, x)
-            elif takes_training(layer, x):
-                x = train_layer(layer, x)
+                x = checkpointed(_run, layer, x)
             else:
-                x = infer_layer(layer, x) if takes_layer(layer, x) else layer(x)
+                x = _run(layer, x)
         return x
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -198,6 +196,13 @@ class HLG(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only each layer's input in training and compute the rest again in the backward pass."""
         self.grad_checkpointing = enable
+
+
+def _run(layer: HLGLayer, x: Tensor) -> Tensor:
+    """layer(x), by the kernels where they take it."""
+    if takes_layer(layer, x):
+        return infer_layer(layer, x)
+    return train_layer(layer, x) if takes_training(layer, x) else layer(x)
 
 
 def _init_weights(module: nn.Module) -> None:

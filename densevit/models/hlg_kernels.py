@@ -23,17 +23,28 @@ from densevit.models.windows import WindowGrid, pad_map, window_grid
 
 PART_ELEMENTS = 2**22
 """Largest map of a part of the batch, in elements."""
+OWN_PARTS = ("torch.nn.modules.", "timm.layers.", "densevit.models.")
+"""Where the classes of an untouched layer are defined."""
 
 
 def takes_layer(layer: HLGLayer, x: Tensor) -> bool:
     """Whether `infer_layer` may stand in for `layer(x)`."""
-    if not inference_path() or not usable(x) or any(module.training for module in layer.modules()):
+    if not inference_path() or not usable(x) or any(module.training for module in layer.modules()) or not plain(layer):
         return False
     widths = [layer.norm1.normalized_shape[0], layer.mlp.expand.dim]
     if layer.smooth is not None:
         widths.append(layer.smooth.reduce.dim)
     whole = all(width % LANES == 0 for width in widths)
     return whole and isinstance(layer.mlp.squeeze, nn.Identity) and layer.norm1.weight.dtype == torch.float32
+
+
+def plain(layer: HLGLayer) -> bool:
+    """Whether all parts are what `hlg_layer` made them: an adapter, a hook or a parametrization must be called."""
+    return all(
+        type(part).__module__.startswith(OWN_PARTS)
+        and not (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)
+        for part in layer.modules()
+    )
 
 
 def infer_layer(layer: HLGLayer, x: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from densevit.kernels import attention as kernels
 from densevit.kernels.library import LANES, usable
 from densevit.models.attention import window_attention
+from densevit.models.hlg_kernels import plain
 from densevit.models.hlg_layer import HLGLayer, LocalGlobalAttention, SpatialSmoothing
 from densevit.models.layer_steps import AddGelu, LinearAdd, LinearBeside, MixQuery, NormAdd, NormLinear, PoolWindows
 from densevit.models.lean_gradients import counted, keeps_one_map, norm_gelu_conv
@@ -18,7 +18,7 @@ from densevit.models.windows import pad_map, window_grid
 
 def takes_training(layer: HLGLayer, x: Tensor) -> bool:
     """Whether `train_layer` may stand in for `layer(x)`."""
-    if not (layer.training and torch.is_grad_enabled() and usable(x, *layer.parameters())):
+    if not (layer.training and torch.is_grad_enabled() and usable(x, *layer.parameters()) and plain(layer)):
         return False
     width, norms = layer.norm1.normalized_shape[0], [m for m in layer.modules() if isinstance(m, nn.BatchNorm2d)]
     whole = width % LANES == 0 and (layer.smooth is None or layer.smooth.reduce.dim % LANES == 0)
@@ -62,7 +62,7 @@ def _local_and_global(attn: LocalGlobalAttention, x: Tensor) -> Tensor:
     bias = attn.window_bias(v)
     local = window_attention(q, key[0] if key else q, v, grid, num_heads=attn.num_heads, bias=bias)  # Eq. 4, 5
     norm, mix = attn.norm_query, attn.mix_query
-    x, q = MixQuery.apply(x, local, q, norm.weight, norm.bias, norm.eps, mix.weight, mix.bias)  # Eq. 9
+    x, q = MixQuery.apply(x, local, q, norm.eps, norm.weight, norm.bias, mix.weight, mix.bias)  # Eq. 9
     if attn.embed.kind == "avgpool":
         x, pooled = PoolWindows.apply(x, grid)
         embedded = attn.embed.norm(pooled)

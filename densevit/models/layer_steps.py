@@ -1,7 +1,7 @@
 """Training steps of an HLG layer on a CPU by `densevit.kernels`, each a forward and a backward pass of its own.
 
-What they have in common: normed maps are computed again instead of kept, sums of maps are taken on the way, and a map that
-is also added to something later is handed through, so that its two gradients meet in the step's own pass.
+What they have in common: normed maps are computed again instead of kept, maps are added up on the way, and a map that
+is needed again later is handed through, so that its two gradients meet in the step's own pass.
 
 Shapes: B batch, H W map, C channels; maps are (B, H, W, C), contiguous.
 """
@@ -17,7 +17,7 @@ from densevit.kernels.attention import runs
 from densevit.kernels.library import call
 from densevit.kernels.maps import depthwise, taps
 from densevit.kernels.pages import new_map, new_map_like
-from densevit.models.conv_gradients import Step
+from densevit.models.conv_gradients import Step, sum_of_products
 from densevit.models.norm_gelu_kernels import Affine, batch_norm, norm_backward, norm_gradients, parts
 from densevit.models.windows import Run, WindowGrid
 
@@ -126,24 +126,26 @@ class NormLinear(torch.autograd.Function):
         by_weight = [torch.zeros_like(matrix) for matrix in matrices]
         by_bias = [matrix.new_zeros(len(matrix)) for matrix in matrices]
         for part, addend, result, *of_outputs in parts(x, grad_x.contiguous(), total, *(g.contiguous() for g in grads)):
-            normed, of_normed = _normed(part, weight, bias, ctx.eps).flatten(0, 2), None
-            for matrix, grad, of_matrix, of_shift in zip(matrices, of_outputs, by_weight, by_bias, strict=True):
-                rows = grad.flatten(0, 2)
-                of_normed = rows @ matrix if of_normed is None else of_normed.addmm_(rows, matrix)
-                of_matrix.addmm_(rows.t(), normed)
-                of_shift += rows.sum(dim=0)
+            normed = _normed(part, weight, bias, ctx.eps).flatten(0, 2)
+            rows = [grad.flatten(0, 2) for grad in of_outputs]
+            for index, grad in enumerate(rows):
+                by_weight[index].addmm_(grad.t(), normed)
+                by_bias[index] += grad.sum(dim=0)
+            of_normed = sum_of_products(list(zip(rows, matrices, strict=True)))
             _norm_backward(part, weight, ctx.eps, of_normed, result, sums, addend=addend)
         layers = zip(by_weight, by_bias, strict=True)
         return total, *sums, None, *(grad for pair in layers for grad in pair)
 
 
 class MixQuery(torch.autograd.Function):
-    """(x, local, q) -> x + local and q + conv(LN(local)), a 3x3 depth-wise convolution (Eq. 9)."""
+    """(x, local, q) -> x + local and q + conv(LN(local)), a 3x3 depth-wise convolution (Eq. 9).
+
+    `weights` are those of norm and convolution, weight and bias each.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, local: Tensor, q: Tensor, weight: Tensor, bias: Tensor, eps: float, kernel: Tensor, shift: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, local: Tensor, q: Tensor, eps: float, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        weight, bias, kernel, shift = weights
         total, normed = new_map_like(x), new_map_like(x)
         call("add_norm", x, local, weight, bias, total, normed, *_rows(x), eps)
         ctx.save_for_backward(local, weight, bias, kernel)
@@ -160,7 +162,7 @@ class MixQuery(torch.autograd.Function):
         call("depthwise_backward", normed, None, None, None, taps(kernel), grad_q, of_normed, of_kernel, *places)
         sums = local.new_zeros(2, local.shape[-1])
         of_local = _norm_backward(local, weight, ctx.eps, of_normed, of_normed, sums, addend=grad)
-        return grad, of_local, grad_q, *sums, None, of_kernel[:9].t().reshape(kernel.shape), of_kernel[9]
+        return grad, of_local, grad_q, None, *sums, of_kernel[:9].t().reshape(kernel.shape), of_kernel[9]
 
 
 class PoolWindows(torch.autograd.Function):
@@ -199,9 +201,7 @@ class LinearAdd(torch.autograd.Function):
     """residual + factor * linear(x); `factors` as in `NormAdd`."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, factors: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, factors: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight, factors)
         out, rows = new_map_like(residual), x.flatten(0, 2)
         if factors is None:

@@ -112,3 +112,53 @@ def test_folded_norm():
     x = torch.randn(2, 3, 4, 4)
     scale, shift = (t.view(-1, 1, 1) for t in folded(norm, conv.bias))
     torch.testing.assert_close(F.conv2d(x, conv.weight) * scale + shift, norm(conv(x)))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 8), (3, 5, 7, 40)])
+@pytest.mark.parametrize("with_factors", [False, True])
+def test_layer_norm_and_its_gradients(shape, with_factors):
+    torch.manual_seed(0)
+    x, grad, addend, norm = torch.randn(shape), torch.randn(shape), torch.randn(shape), norm_of(shape[-1])
+    (rows, C), factors = (x.numel() // shape[-1], shape[-1]), torch.rand(shape[0], 1, 1, 1) if with_factors else None
+    wide, X = norm.double(), x.double().requires_grad_()
+    weight, bias = wide.weight.float(), wide.bias.float()
+    expected = wide(X) * (1 if factors is None else factors)
+    out, grad_x, sums = torch.empty_like(x), torch.empty_like(x), torch.zeros(2, C)
+    call("norm_add", x, None, weight, bias, None, factors, out, rows, C, rows // shape[0], norm.eps)
+    assert_near(out, expected)
+    call("norm_add", x, None, weight, bias, addend, factors, out, rows, C, rows // shape[0], norm.eps)
+    assert_near(out, expected + addend)
+    expected.backward(grad.double())
+    call(
+        "layer_norm_backward", x, weight, grad, factors, addend, grad_x, sums, rows, C, rows // shape[0], norm.eps
+    )  # fmt: skip
+    assert_near(grad_x, X.grad + addend)
+    assert_near(sums, torch.stack([wide.weight.grad, wide.bias.grad]))
+    call("layer_norm_backward", x, weight, grad, factors, None, grad, sums, rows, C, rows // shape[0], norm.eps)
+    assert_near(grad, X.grad)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 8), (3, 5, 7, 40)])
+def test_gelu_of_a_sum_and_its_gradients(shape):
+    torch.manual_seed(0)
+    C, rows = shape[-1], torch.Size(shape[:-1]).numel()
+    x, y, grad, scale, shift, mean = *(torch.randn(shape) for _ in range(3)), *(torch.randn(C) for _ in range(3))
+    inner = (x.double() + y.double() * scale.double() + shift.double()).requires_grad_()
+    expected, out, grad_x, sums = F.gelu(inner), torch.empty_like(x), torch.empty_like(x), torch.zeros(2, C)
+    call("add_gelu", x, y, scale, shift, out, rows, C)
+    assert_near(out, expected)
+    expected.backward(grad.double())
+    call("add_gelu_backward", x, y, scale, shift, mean, grad, grad_x, sums, rows, C)
+    assert_near(grad_x, inner.grad)
+    of_mean = inner.grad * (y.double() - mean.double())
+    assert_near(sums, torch.stack([t.flatten(0, 2).sum(dim=0) for t in (inner.grad, of_mean)]))
+
+
+def test_the_slope_of_gelu_over_its_range():
+    x = F.pad(torch.cat([torch.linspace(-8, 8, 4001), torch.tensor([-100.0, -30.0, 30.0, 100.0])]), (0, 3)).view(-1, 8)
+    grad, value, ones, zeros = torch.ones_like(x), torch.empty_like(x), torch.ones(8), torch.zeros(8)
+    call("gelu_backward", x, ones, zeros, zeros, grad, value, torch.zeros(2, 8), *x.shape)
+    exact = x.double().requires_grad_()
+    F.gelu(exact).sum().backward()
+    assert (grad - exact.grad).abs().max() < 6e-7
+    assert (value - F.gelu(exact)).abs().le(1e-6 + 3e-7 * exact.abs()).all()

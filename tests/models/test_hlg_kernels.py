@@ -10,6 +10,7 @@ from densevit.kernels import library as module
 from densevit.models import conv_norm
 from densevit.models.hlg import create_hlg
 from densevit.models.hlg_kernels import takes_layer
+from densevit.models.hlg_train_kernels import takes_training
 
 OPTIONS = [
     {},
@@ -89,6 +90,86 @@ def test_taken_only_where_no_gradient_is_wanted_and_nothing_trains():
         assert not takes_layer(layer, x.double())
         layer.mlp.expand.norm.train()
         assert not takes_layer(layer, x)
+
+
+def test_training_with_stochastic_depth_and_checkpoints(by_torch):
+    model, images = drawn(drop_path_rate=0.5).train(), torch.randn(3, 3, 64, 96)
+    other, checkpointing = copy.deepcopy(model), copy.deepcopy(model)
+    checkpointing.set_grad_checkpointing()
+
+    def step(model):
+        torch.manual_seed(1)
+        model(images).square().sum().backward()
+
+    step(model)
+    step(checkpointing)
+    by_torch(lambda: step(other))
+    for name, p in other.named_parameters():
+        ours, again = (m.get_parameter(name).grad for m in (model, checkpointing))
+        assert (ours - p.grad).norm() <= 1e-3 * p.grad.norm() + 1e-4, name
+        torch.testing.assert_close(again, ours, rtol=0, atol=0)
+    for name, buffer in model.named_buffers():
+        torch.testing.assert_close(checkpointing.get_buffer(name), buffer, rtol=0, atol=0)
+
+
+def test_training_taken_only_where_all_trains():
+    model, x = drawn().train(), torch.randn(2, 8, 8, 64)
+    layer = model.stages[0][0]
+    if module.library() is None:
+        pytest.skip("no compiler for the kernels, see the warning of densevit.kernels.library")
+    assert takes_training(layer, x)
+    assert not takes_training(layer, x.double())
+    with torch.no_grad():
+        assert not takes_training(layer, x)
+    layer.smooth.conv.norm.eval()
+    assert not takes_training(layer, x)
+    layer.smooth.conv.norm.train()
+    assert takes_training(layer, x)
+
+
+class Adapted(nn.Module):
+    """A linear layer with something beside it."""
+
+    def __init__(self, linear):
+        super().__init__()
+        self.linear, self.calls = linear, 0
+
+    weight = property(lambda self: self.linear.weight)
+    bias = property(lambda self: self.linear.bias)
+
+    def forward(self, x):
+        self.calls += 1
+        return self.linear(x)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_adapters_hooks_and_parametrizations_are_called(train):
+    calls = []
+
+    class Doubled(nn.Module):
+        def forward(self, weight):
+            calls.append("parametrization")
+            return 2 * weight
+
+    def adapt(layer):
+        layer.attn.q = Adapted(layer.attn.q)
+        return lambda: layer.attn.q.calls
+
+    def hook(layer):
+        layer.norm1.register_forward_hook(lambda *_: calls.append("hook"))
+        return lambda: calls.count("hook")
+
+    def parametrize(layer):
+        nn.utils.parametrize.register_parametrization(layer.attn.v, "weight", Doubled())
+        calls.clear()
+        return lambda: calls.count("parametrization")
+
+    for change in (adapt, hook, parametrize):
+        model = drawn().train(train)
+        count = change(model.stages[0][1])
+        with torch.set_grad_enabled(train):
+            model(torch.randn(2, 3, 64, 64))
+        assert count() > 0, change.__name__
 
 
 @pytest.mark.parametrize("train", [False, True])

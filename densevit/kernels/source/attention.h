@@ -27,6 +27,7 @@ static inline void gather(const float *x, long channels, const float *shift, con
                           float *rows) {
     for (long i = 0; i < n; i++)
         for (long d = 0; d < D; d += LANES) {
+            __builtin_prefetch(x + cells[i] * channels + d + D);  // the next head
             vec v = load(x + cells[i] * channels + d);
             if (shift) v += load(shift + d);
             store(rows + i * D + d, v * scale);
