@@ -30,11 +30,13 @@ from densevit.models.norm_gelu_kernels import (
 )
 
 
-def takes(x: Tensor, *blocks: ConvNorm) -> bool:
-    """Whether `train_dwmlp` takes this map and the two blocks: batch statistics, on a CPU, widths of whole vectors."""
-    return all(
-        keeps_one_map(block.norm, x) and block.norm.weight is not None and block.dim % LANES == 0 for block in blocks
-    ) and usable(x, *(block.norm.weight for block in blocks))
+def takes(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) -> bool:
+    """Whether `train_dwmlp` takes this map and these blocks: batch statistics, on a CPU, widths of whole vectors."""
+    norms, layers = (expand.norm, depthwise.norm), (expand.conv, project)
+    own = all(type(layer) is nn.Linear for layer in layers) and type(depthwise.conv) is nn.Conv2d
+    if not own or expand.dim % LANES or not all(keeps_one_map(norm, x) and norm.affine for norm in norms):
+        return False
+    return usable(x, *(module.weight for module in (*norms, *layers, depthwise.conv)))
 
 
 def train_dwmlp(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) -> Tensor:

@@ -49,8 +49,8 @@ class DWMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if isinstance(self.squeeze, nn.Identity):
-            step = train_dwmlp if takes(x, self.expand, self.depthwise) else in_sequence
-            return step(x, self.expand, self.depthwise, self.project)
+            blocks = self.expand, self.depthwise, self.project
+            return (train_dwmlp if takes(x, *blocks) else in_sequence)(x, *blocks)
         return self.project(conv_nhwc(self.squeeze, in_sequence(x, self.expand, self.depthwise)))
 
 

@@ -138,8 +138,9 @@ def test_dwmlp_keeps_one_wide_map(stride):
     expand = ConvNorm(8, 32, bias=True)
     depthwise = ConvNorm(32, 32, kernel_size=3, stride=stride, groups=32, bias=True)
     project, x, kept = nn.Linear(32, 16), drawn(3, 9, 8, 8), []
-    assert takes(x, expand, depthwise)
-    assert not takes(x.double(), expand, depthwise)
+    assert takes(x, expand, depthwise, project)
+    assert not takes(x.double(), expand, depthwise, project)
+    assert not takes(x, expand, depthwise, nn.utils.parametrizations.weight_norm(nn.Linear(32, 16)))
     blocks = nn.ModuleList([expand, depthwise, project])
     leaves = [x, *blocks.parameters()]
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
