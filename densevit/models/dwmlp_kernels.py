@@ -79,7 +79,8 @@ class _TrainDWMLP(torch.autograd.Function):
         of_project = linear_backward(second, norm2, project, grad.contiguous(), grad_second, sums)
         of_norm2 = norm_gradients(second, norm2, sums)
         norm_backward(second, norm2, of_norm2, grad_second, grad_second)
-        grad_first, sums = new_map_like(first), x.new_zeros(12, first.shape[-1])
+        grad_first = second if ctx.stride == 1 else new_map_like(first)  # `second` has done its work
+        sums = x.new_zeros(12, first.shape[-1])
         call("depthwise_backward", first, *norm1[:3], weight, grad_second, grad_first, sums, *first.shape, ctx.stride)
         of_norm1, of_kernel = norm_gradients(first, norm1, sums[10:]), sums[:9].t().reshape(kernel.shape)
         grad_x, of_expand = _expand_backward(x, expand, first, norm1, of_norm1, grad_first)
