@@ -34,7 +34,12 @@ def takes(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) 
     """Whether `train_dwmlp` takes this map and these blocks: batch statistics, on a CPU, widths of whole vectors."""
     norms, layers = (expand.norm, depthwise.norm), (expand.conv, project)
     own = all(type(layer) is nn.Linear for layer in layers) and type(depthwise.conv) is nn.Conv2d
-    if not own or expand.dim % LANES or not all(keeps_one_map(norm, x) and norm.affine for norm in norms):
+    if (
+        not own
+        or any(layer.bias is None for layer in (*layers, depthwise.conv))
+        or expand.dim % LANES
+        or not all(keeps_one_map(norm, x) and norm.affine for norm in norms)
+    ):
         return False
     return usable(x, *(module.weight for module in (*norms, *layers, depthwise.conv)))
 

@@ -40,11 +40,15 @@ def takes_layer(layer: HLGLayer, x: Tensor) -> bool:
 
 def plain(layer: HLGLayer) -> bool:
     """Whether all parts are what `hlg_layer` made them: an adapter, a hook or a parametrization must be called."""
-    return all(
-        type(part).__module__.startswith(OWN_PARTS)
-        and not (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)
-        for part in layer.modules()
-    )
+    return all(_untouched(name, part) for name, part in layer.named_modules())
+
+
+def _untouched(name: str, part: nn.Module) -> bool:
+    if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
+        return False
+    if "bias" in part._parameters and part._parameters["bias"] is None and not name.endswith(".conv"):
+        return False  # only a ConvNorm's convolution may be without
+    return type(part).__module__.startswith(OWN_PARTS)
 
 
 def infer_layer(layer: HLGLayer, x: Tensor) -> Tensor:

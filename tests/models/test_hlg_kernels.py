@@ -143,7 +143,7 @@ class Adapted(nn.Module):
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_adapters_hooks_and_parametrizations_are_called(train):
+def test_changed_layers_are_called_as_they_are(train):
     calls = []
 
     class Doubled(nn.Module):
@@ -164,7 +164,16 @@ def test_adapters_hooks_and_parametrizations_are_called(train):
         calls.clear()
         return lambda: calls.count("parametrization")
 
-    for change in (adapt, hook, parametrize):
+    def without_scale(layer):
+        layer.attn.norm = nn.LayerNorm(64, elementwise_affine=False)
+        return lambda: 1
+
+    def without_bias(layer):
+        layer.attn.q = nn.Linear(64, 64, bias=False)
+        layer.mlp.project = nn.Linear(256, 64, bias=False)
+        return lambda: 1
+
+    for change in (adapt, hook, parametrize, without_scale, without_bias):
         model = drawn().train(train)
         count = change(model.stages[0][1])
         with torch.set_grad_enabled(train):
