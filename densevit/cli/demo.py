@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             out, num_steps=args.num_steps, pictures=args.pictures, say=lambda text: print(text, flush=True)
         )
     except Stopped as stop:
-        return stopped_message(stop, out)
+        return stopped_message(stop)
     print_result(result.segmentation)
     print_result(result.detection)
     print(f"look at {result.page} in a browser, or at {out / SHEET}")

@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pathlib import Path
 
     from densevit.training.callbacks import Stopped
     from densevit.training.fit import FitResult
@@ -83,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         result = fit(experiment, out, resume=bool(args.resume))
     except Stopped as stop:
-        return stopped_message(stop, out)
+        return stopped_message(stop)
     except KeyboardInterrupt:  # a second Ctrl-C, or one before the first step
         again = f"; continue with: densevit fit --resume {shlex.quote(str(out))}" if (out / RESUMABLE).is_file() else ""
         print(f"densevit fit: interrupted{again}", file=sys.stderr)
@@ -93,10 +92,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def stopped_message(stop: "Stopped", out: "Path") -> int:
+def stopped_message(stop: "Stopped") -> int:
     """Say how to go on after Ctrl-C; the exit code."""
+    run = stop.checkpoint.parent.parent  # the checkpoint is the run's RESUMABLE
     print(f"{stop}; checkpoint {stop.checkpoint}", file=sys.stderr)
-    print(f"continue with: densevit fit --resume {shlex.quote(str(out))}", file=sys.stderr)
+    print(f"continue with: densevit fit --resume {shlex.quote(str(run))}", file=sys.stderr)
     return 130
 
 

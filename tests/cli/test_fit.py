@@ -132,7 +132,7 @@ def test_ctrl_c_reaches_the_whole_process_group(folder, tmp_path):
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert "stopped at step" in error
-    assert "continue with: densevit fit --resume" in error
+    assert f"continue with: densevit fit --resume {parts}\n" in error
     assert "Traceback" not in error
     step = torch.load(parts / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
     assert 3 <= step < 40
