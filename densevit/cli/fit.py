@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-
     from densevit.training.callbacks import Stopped
     from densevit.training.fit import FitResult
 
