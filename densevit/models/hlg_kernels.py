@@ -40,6 +40,8 @@ def takes_layer(layer: HLGLayer, x: Tensor) -> bool:
 
 def plain(layer: HLGLayer) -> bool:
     """Whether all parts are what `hlg_layer` made them: an adapter, a hook or a parametrization must be called."""
+    if type(layer) is not HLGLayer or type(layer.attn) not in (LocalGlobalAttention, FullAttention):
+        return False  # a step of `hlg_ablations`
     return all(_untouched(name, part) for name, part in layer.named_modules())
 
 

@@ -34,7 +34,11 @@ def test_steps_train_and_take_any_size(step):
     model = create_hlg_step(step, **SMALL, drop_path_rate=0.1)
     model(torch.randn(2, 3, 60, 97)).square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
-    assert create_hlg_step(step, **SMALL, features_only=True).eval()(torch.randn(1, 3, 60, 97))[3].shape[2:] == (2, 4)
+    encoder, images = create_hlg_step(step, **SMALL, features_only=True).eval(), torch.randn(1, 3, 60, 97)
+    maps = encoder(images)
+    assert maps[3].shape[2:] == (2, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images), maps, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("step", ["pvt", "dwmlp"])
