@@ -4,8 +4,8 @@
 
 Both models are built once and timed in turns, so that a change of the machine's load meets both. On a CPU the time is
 the process's own CPU seconds (threads summed), which other programs disturb little; on a GPU it is wall time. Ratios
-above 1 mean that HLG is faster or smaller. Peak memory is measured in a fresh process per model: on a CPU the resident
-set above the built model, on a GPU the allocator's peak.
+above 1 mean that HLG is faster or smaller. Peak memory is above the built model: on a CPU the resident set of a fresh
+process per model, on a GPU the allocator's peak in a step.
 """
 
 import argparse
@@ -72,9 +72,17 @@ def time_pair(models: list[nn.Module], images: torch.Tensor, *, train: bool, dty
     return [values[1:] for values in seconds]
 
 
+def allocated_mb(model: nn.Module, images: torch.Tensor, *, train: bool, dtype: str) -> float:
+    """Peak of a step on a GPU, above what was allocated before it."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    step(model, images, train=train, dtype=dtype)
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
 def peak_memory_mb(name: str, args: argparse.Namespace, *, train: bool, dtype: str) -> float:
     """Peak of one process that runs two steps, above what it held once the model was built."""
-    command = [sys.executable, __file__, "--memory-of", name, "--batch", str(args.batch), "--device", args.device]
+    command = [sys.executable, __file__, "--memory-of", name, "--batch", str(args.batch)]
     command += ["--threads", str(args.threads), "--dtypes", dtype, "--modes", "train" if train else "infer"]
     command += ["--compile"] * args.compile + ["--checkpoint-hlg"] * args.checkpoint_hlg
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
@@ -90,12 +98,10 @@ def print_own_memory(args: argparse.Namespace) -> None:
     images = torch.randn(args.batch, 3, 224, 224, device=args.device)
     train = args.modes[0] == "train"
     model.train(train)
-    if args.device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
     before = resident_mb("VmRSS")
     for _ in range(2):
         step(model, images, train=train, dtype=args.dtypes[0])
-    print(torch.cuda.max_memory_allocated() / 2**20 if args.device == "cuda" else resident_mb("VmHWM") - before)
+    print(resident_mb("VmHWM") - before)
 
 
 def parse() -> argparse.Namespace:
@@ -142,7 +148,10 @@ def main() -> None:
                 }  # fmt: skip
                 memory = "-"
                 if not args.no_memory:
-                    peaks = [peak_memory_mb(other, args, train=train, dtype=dtype) for other in PAIRS[name]]
+                    if images.is_cuda:
+                        peaks = [allocated_mb(model, images, train=train, dtype=dtype) for model in models]
+                    else:
+                        peaks = [peak_memory_mb(other, args, train=train, dtype=dtype) for other in PAIRS[name]]
                     row["hlg_mb"], row["swin_mb"] = peaks
                     memory = f"{peaks[1] / peaks[0]:.2f} ({peaks[0]:.0f} MB)"
                 print(

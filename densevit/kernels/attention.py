@@ -1,6 +1,5 @@
 """Attention on maps as they lie in memory. Shapes: B batch, H W map, C channels, N queries, M keys; C = heads * D."""
 
-import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,15 +7,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from densevit.kernels.library import call
+from densevit.kernels.library import call, on_gpu
 from densevit.kernels.pages import new_map_like
 
 HEAD_WIDTHS = (8, 16, 24, 32)
 """Channels per head that the kernels are built for."""
 
 
-def takes(q: Tensor, num_heads: int) -> bool:
-    """Whether heads of `q` are as wide as the kernels need them."""
+GPU_KEYS, GPU_TOKENS = 128, 64
+"""Keys that a head may have on a GPU, where it takes them all at once, and tokens of a window."""
+
+
+def takes(q: Tensor, num_heads: int, *, keys: int = 0, tokens: int = 0) -> bool:
+    """Whether heads of `q` are as wide as the kernels need them, and their keys or a window's tokens few enough."""
+    if on_gpu(q) and (keys > GPU_KEYS or tokens > GPU_TOKENS):
+        return False
     return q.shape[-1] % num_heads == 0 and q.shape[-1] // num_heads in HEAD_WIDTHS
 
 
@@ -78,7 +83,7 @@ class _WindowAttention(torch.autograd.Function):
         B, H, W, C = q.shape
         dim, grad = C // ctx.num_heads, grad.contiguous()
         grad_q, grad_k, grad_v = new_map_like(q), None if ctx.shared else new_map_like(k), new_map_like(v)
-        grad_biases = [None if bias is None else torch.zeros_like(bias) for bias in map(_whole, biases)]
+        grad_biases = [_zeros_like(bias) for bias in biases]
         for group, bias, grad_bias in zip(ctx.groups, biases, grad_biases, strict=True):
             places = (B, H, W, ctx.num_heads, dim, *runs(group), dim**-0.5)
             grads = (grad_q, grad_k, grad_v, grad_bias)
@@ -104,10 +109,9 @@ class _KeyAttention(torch.autograd.Function):
         q, k, v, bias = ctx.saved_tensors
         (B, N, C), M = q.shape, k.shape[1]
         dim, bias, grad = C // ctx.num_heads, _whole(bias), grad.contiguous()
-        threads = torch.get_num_threads()
-        parts = 1 if threads == 1 else -(-4 * threads // ctx.num_heads)
-        grad_q, grad_kv = new_map_like(q), q.new_empty(parts, B, 2, M, C)
-        grad_bias = None if bias is None else torch.zeros_like(bias)
+        parts = _parts(q, ctx.num_heads)
+        grad_q, grad_kv = new_map_like(q), torch.empty(parts, B, 2, M, C, dtype=torch.float32, device=q.device)
+        grad_bias = _zeros_like(bias)
         places = (B, N, M, ctx.num_heads, dim, parts, dim**-0.5)
         grads = (grad_q, grad_kv, grad_bias)
         call("key_attention_backward", q, _step(q), k, v, _step(k), bias, grad, *grads, *places)
@@ -115,9 +119,22 @@ class _KeyAttention(torch.autograd.Function):
         return grad_q, grad_k, grad_v, grad_bias, None
 
 
-def runs(group: Group) -> list[ctypes.Array[ctypes.c_int64]]:
+def _parts(q: Tensor, num_heads: int) -> int:
+    """Into how many parts to take the queries, for all threads to have work where the images are few."""
+    if on_gpu(q):
+        return max(1, min(1024 // (len(q) * num_heads), q.shape[1] // 64))
+    threads = torch.get_num_threads()
+    return 1 if threads == 1 else -(-4 * threads // num_heads)
+
+
+def runs(group: Group) -> tuple[tuple[int, ...], ...]:
     """As the kernels take them."""
-    return [(ctypes.c_int64 * 7)(*run) for run in group]
+    return tuple(tuple(run) for run in group)
+
+
+def _zeros_like(bias: Tensor | None) -> Tensor | None:
+    """For sums over many images: float32."""
+    return None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
 
 
 def _whole(x: Tensor | None) -> Tensor | None:

@@ -1,11 +1,12 @@
-"""Compile `source/*.cpp` once per machine, load it, and call its functions with tensors.
+"""Call a kernel by its name: for a CPU those of `source/*.cpp`, for a GPU those of `gpu/*.py`.
 
-The result lies in `$XDG_CACHE_HOME/densevit` (`~/.cache/densevit`) under a name made from the sources, the compiler and
+The former are compiled once per machine. The result lies in `$XDG_CACHE_HOME/densevit` (`~/.cache/densevit`) under a name made from the sources, the compiler and
 the processor. Where it cannot be built, or with `DENSEVIT_KERNELS=0`, the models run on PyTorch's own operators.
 """
 
 import ctypes
 import hashlib
+import importlib
 import os
 import platform
 import shutil
@@ -14,6 +15,7 @@ import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -26,21 +28,46 @@ LANES = 8
 """Channels are taken this many at a time; other numbers go through PyTorch."""
 
 
+GPU_TYPES = (torch.float32, torch.bfloat16)
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Triton's own switch: its kernels run on a CPU, cell by cell, to be tested or debugged."""
+
+
+def on_gpu(x: Tensor) -> bool:
+    """Whether the kernels of `gpu` are those for this map."""
+    return INTERPRETED or x.device.type == "cuda"
+
+
 def usable(*maps: Tensor) -> bool:
-    """Whether the kernels take these maps: float32 on a CPU, run now, not recorded, and not to be cast on the way."""
+    """Whether the kernels take these maps: run now, not recorded, float32 on a CPU and not to be cast on the way.
+
+    On a GPU also bfloat16, or float32 that autocast makes bfloat16.
+    """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or _len_torch_dispatch_stack():
         return False
-    if torch.is_autocast_enabled("cpu"):
+    device, gpu = maps[0].device, on_gpu(maps[0])
+    types = GPU_TYPES if gpu else (torch.float32,)
+    if device.type not in ("cpu", "cuda"):
         return False
-    plain = all(
-        x.device.type == "cpu" and x.dtype == torch.float32 and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-        for x in maps
-    )
-    return plain and library() is not None
+    if torch.is_autocast_enabled(device.type) and not (gpu and torch.get_autocast_dtype(device.type) in types):
+        return False
+    if torch._C._functorch.peek_interpreter_stack() is not None or not all(like(x, device, types) for x in maps):
+        return False
+    return (gpu_kernels(device) if gpu else library()) is not None
 
 
-def call(name: str, *arguments: Tensor | int | float | ctypes.Array[Any] | None) -> None:
-    """Run one kernel on as many threads as PyTorch uses. Tensors must lie as the kernel expects them."""
+def like(x: Tensor, device: torch.device, types: tuple[torch.dtype, ...]) -> bool:
+    return x.dtype in types and x.device == device
+
+
+def call(name: str, *arguments: Tensor | int | float | tuple[int, ...] | None) -> None:
+    """Run one kernel; on a CPU on as many threads as PyTorch uses. Tensors must lie as the kernel expects them."""
+    first = arguments[0]
+    assert isinstance(first, Tensor)
+    if on_gpu(first):
+        with torch.cuda.device_of(first):
+            getattr(gpu_kernels(first.device), name)(*arguments)
+        return
     kernels = library()
     assert kernels is not None
     getattr(kernels, name)(*map(_argument, arguments), ctypes.c_long(torch.get_num_threads()))
@@ -51,7 +78,26 @@ def _argument(value: Any) -> Any:
         return ctypes.c_void_p(value.data_ptr())
     if isinstance(value, float):
         return ctypes.c_float(value)
+    if isinstance(value, tuple):
+        return (ctypes.c_int64 * len(value))(*value)
     return ctypes.c_long(value) if isinstance(value, int) else value
+
+
+@cache
+def gpu_kernels(device: torch.device) -> ModuleType | None:
+    """The kernels for this GPU; None where they are switched off or cannot run (told once, with the reason)."""
+    if os.environ.get("DENSEVIT_KERNELS", "1") == "0":
+        return None
+    if not INTERPRETED and (torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0)):
+        return None  # never tried there
+    try:
+        kernels = importlib.import_module("densevit.kernels.gpu")
+        vector = torch.ones(8, device=device)
+        kernels.affine_gelu(vector, vector, vector, torch.empty_like(vector), 1, 8)  # Triton needs a C compiler
+    except Exception as error:
+        _tell(f"Triton cannot run: {str(error).strip().splitlines()[0] or type(error).__name__}", "GPU")
+        return None
+    return kernels
 
 
 @cache
@@ -75,9 +121,10 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
-def _tell(reason: str) -> None:
+def _tell(reason: str, device: str = "CPU") -> None:
     warnings.warn(
-        f"HLG runs without its CPU kernels, and is slower on a CPU: {reason}; set DENSEVIT_KERNELS=0 if that is meant",
+        f"HLG runs without its {device} kernels, and is slower on a {device}: {reason}; "
+        "set DENSEVIT_KERNELS=0 if that is meant",
         stacklevel=2,
     )
 

@@ -11,6 +11,11 @@ from densevit.kernels.library import call
 from densevit.kernels.pages import new_map, new_map_like
 
 
+def new_sums(count: int, x: Tensor) -> Tensor:
+    """Zeros (count, C) for sums over the cells of `x`: float32 whatever its type."""
+    return torch.zeros(count, x.shape[-1], dtype=torch.float32, device=x.device)
+
+
 def _rows(x: Tensor) -> tuple[int, int]:
     assert x.is_contiguous()
     return x.numel() // x.shape[-1], x.shape[-1]
@@ -48,7 +53,7 @@ def add_norm_(x: Tensor, y: Tensor, norm: nn.LayerNorm) -> None:
 def depthwise(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     *,
     before: tuple[Tensor, Tensor] | None = None,
     addend: Tensor | None = None,
@@ -57,12 +62,12 @@ def depthwise(
 ) -> Tensor:
     """3x3 depth-wise convolution with `weight` (9, C), padding 1: (B, H, W, C) -> (B, ceil(H / s), ceil(W / s), C).
 
-    `before` (scale, shift): of GELU(x * scale + shift) instead of x. `act`: GELU of the result; then `addend` is added.
+    On a GPU the bias may be None and `weight` (9, m * C), for m * C channels. `before` (scale, shift): of GELU(x * scale + shift) instead of x. `act`: GELU of the result; then `addend` is added.
     """
     assert x.is_contiguous()
     assert addend is None or addend.is_contiguous()
     B, H, W, C = x.shape
-    out = new_map(B, -(-H // stride), -(-W // stride), C, like=x)
+    out = new_map(B, -(-H // stride), -(-W // stride), weight.shape[1], like=x)
     scale, shift = before or (None, None)
     call("depthwise", x, scale, shift, weight, bias, addend, out, B, H, W, C, stride, int(act))
     return out

@@ -51,7 +51,7 @@ def window_attention(
     `bias` (1, heads, R * R, R * R) is that of a full window. Where `k` is `q` itself, it is cut into windows once.
     """
     biases = window_biases(bias, grid)
-    if kernels.takes(q, num_heads) and usable(q, k, v):
+    if kernels.takes(q, num_heads, tokens=grid.window_size**2) and q.dtype == k.dtype == v.dtype and usable(q, k, v):
         q, k, v = q.contiguous(), q.contiguous() if k is q else k.contiguous(), v.contiguous()
         return kernels.window_attention(q, k, v, grid.groups, biases, num_heads=num_heads)
     parts = (partition(pad_map(t, grid), grid) for t in ((q, v) if k is q else (q, v, k)))
@@ -76,7 +76,7 @@ def window_biases(bias: Tensor | None, grid: WindowGrid) -> list[Tensor | None]:
 
 def key_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, num_heads: int) -> Tensor:
     """(B, N, C) queries on (B, M, C) keys and values, plus bias (1, heads, N, M): (B, N, C)."""
-    if kernels.takes(q, num_heads) and usable(q, k, v):
+    if kernels.takes(q, num_heads, keys=k.shape[1]) and q.dtype == k.dtype == v.dtype and usable(q, k, v):
         k, v = (k, v) if k.stride() == v.stride() else (k.contiguous(), v.contiguous())
         return kernels.key_attention(q, k, v, bias, num_heads=num_heads)
     q, k, v = (split_heads(t, num_heads) for t in (q, k, v))

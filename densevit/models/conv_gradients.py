@@ -20,6 +20,14 @@ class Step(NamedTuple):
     stride: int
 
 
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type in which linear layers and convolutions run on `x`: autocast's, or that of `x` itself."""
+    device = x.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
+
+
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     """A linear layer's weight (C', C), or a convolution's (C', C / groups, k, k), on (B, C, H, W)."""
     if weight.dim() == 2:
@@ -39,7 +47,7 @@ def conv_gradients(
     if groups == 1 and stride == 2 and weight.shape[-1] == 3 and x.device.type == "cpu" and x.dtype == torch.float32:
         return _halving_gradients(grad.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1), weight)
     grad = grad.contiguous(memory_format=torch.channels_last)
-    slow = groups == channels == x.shape[1] and x.dtype == torch.bfloat16
+    slow = groups == channels == x.shape[1] and x.dtype == torch.bfloat16 and x.device.type == "cpu"
     own_x = _depthwise_input_gradient(grad, x, weight, stride) if slow else None
     if slow:  # float32 is faster for the weight, and rounds less
         grad, x = grad.float(), x.float()

@@ -11,8 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densevit.kernels.library import LANES, usable
+from densevit.kernels.library import LANES, on_gpu, usable
 from densevit.kernels.maps import affine_gelu, folded
+from densevit.models.conv_gradients import compute_dtype
+from densevit.models.depthwise_conv import depthwise_conv
+from densevit.models.depthwise_conv import takes as takes_depthwise
 from densevit.models.lean_gradients import check_values_per_channel, keeps_one_map, norm_gelu_conv
 
 CACHED_ELEMENTS = 2**20
@@ -44,14 +47,6 @@ def in_cached_parts(module: nn.Module, x: Tensor, *, peak: int) -> Tensor:
 def add(x: Tensor, y: Tensor) -> Tensor:
     """x + y; in inference into x, which must be a map nobody else holds."""
     return x.add_(y) if inference_path() and x.dtype == y.dtype else x + y
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The type in which linear layers and convolutions run on `x`: autocast's, or that of `x` itself."""
-    device = x.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return x.dtype
 
 
 def worthwhile_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -127,10 +122,12 @@ class ConvNorm(nn.Module):
         return super().train(mode)
 
     def convolve(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """The convolution alone, with its own weight and bias or folded ones."""
+        """The convolution alone, with its own weight and bias or others."""
         conv = self.conv
         if weight is None:
             weight, bias = conv.weight, conv.bias
+        if takes_depthwise(x, conv):
+            return depthwise_conv(x, weight, bias, self.stride)
         if isinstance(conv, nn.Linear) and weight.dim() == 2:
             return F.linear(x, weight, bias)
         x = x.permute(0, 3, 1, 2)
@@ -172,7 +169,7 @@ class ConvNorm(nn.Module):
         if self.norm.training or not inference_path():
             return self.norm_act(self.convolve(x))
         dtype = compute_dtype(x)
-        if self.act and dtype == torch.float32 and self.dim % LANES == 0 and usable(x):
+        if self.act and self.dim % LANES == 0 and (dtype == torch.float32 or on_gpu(x)) and usable(x):
             x = self.convolve(x, self.conv.weight).contiguous()
             return affine_gelu(x, *self.affine(), out=x)
         weight, bias = self._folded.get(dtype, self._sources(), lambda: self._fold(dtype))

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from densevit.kernels.library import LANES, call, usable
-from densevit.kernels.maps import depthwise, taps
+from densevit.kernels.maps import depthwise, new_sums, taps
 from densevit.kernels.pages import new_map, new_map_like
-from densevit.models.conv_gradients import Step
+from densevit.models.conv_gradients import Step, compute_dtype
 from densevit.models.conv_norm import ConvNorm
 from densevit.models.lean_gradients import counted, keeps_one_map
 from densevit.models.norm_gelu_kernels import (
@@ -31,7 +31,7 @@ from densevit.models.norm_gelu_kernels import (
 
 
 def takes(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) -> bool:
-    """Whether `train_dwmlp` takes this map and these blocks: batch statistics, on a CPU, widths of whole vectors."""
+    """Whether `train_dwmlp` takes this map and these blocks: batch statistics, widths of whole vectors."""
     norms, layers = (expand.norm, depthwise.norm), (expand.conv, project)
     own = all(type(layer) is nn.Linear for layer in layers) and type(depthwise.conv) is nn.Conv2d
     if (
@@ -46,7 +46,7 @@ def takes(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) 
 
 def train_dwmlp(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) -> Tensor:
     """The three blocks one after the other: (B, H, W, C_in) -> (B, H', W', C). All three have biases."""
-    stride = depthwise.stride
+    x, stride = x.to(compute_dtype(x)), depthwise.stride
     steps = (
         counted(expand.norm, x.permute(0, 3, 1, 2)),
         counted(depthwise.norm, x[:, ::stride, ::stride].permute(0, 3, 1, 2), depthwise.conv),
@@ -65,6 +65,7 @@ class _TrainDWMLP(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, steps: tuple[Step, Step], *weights: Tensor) -> Tensor:
         expand, expand_bias, gamma1, beta1, kernel, kernel_bias, gamma2, beta2, project, project_bias = weights
         x, stride = x.contiguous(), steps[1].stride
+        expand, expand_bias, project, project_bias = (t.to(x.dtype) for t in (expand, expand_bias, project, project_bias))
         first = new_map(*x.shape[:3], len(expand), like=x)
         torch.addmm(expand_bias, x.flatten(0, 2), expand.t(), out=first.flatten(0, 2))
         norm1 = batch_norm(first, gamma1, beta1, steps[0])
@@ -80,12 +81,12 @@ class _TrainDWMLP(torch.autograd.Function):
         x, first, expand, kernel, kernel_bias, project, *norms = ctx.saved_tensors
         norm1, norm2, weight = Affine(*norms[:4]), Affine(*norms[4:]), taps(kernel)
         second = depthwise(first, weight, kernel_bias, before=norm1[:2], stride=ctx.stride)
-        grad_second, sums = new_map_like(second), x.new_zeros(2, second.shape[-1])
+        grad_second, sums = new_map_like(second), new_sums(2, second)
         of_project = linear_backward(second, norm2, project, grad.contiguous(), grad_second, sums)
         of_norm2 = norm_gradients(second, norm2, sums)
         norm_backward(second, norm2, of_norm2, grad_second, grad_second)
         grad_first = second if ctx.stride == 1 else new_map_like(first)  # `second` has done its work
-        sums = x.new_zeros(12, first.shape[-1])
+        sums = new_sums(12, first)
         call("depthwise_backward", first, *norm1[:3], weight, grad_second, grad_first, sums, *first.shape, ctx.stride)
         of_norm1, of_kernel = norm_gradients(first, norm1, sums[10:]), sums[:9].t().reshape(kernel.shape)
         grad_x, of_expand = _expand_backward(x, expand, first, norm1, of_norm1, grad_first)

@@ -1,4 +1,4 @@
-"""An HLG layer in inference on a CPU by `densevit.kernels`: the same numbers as `hlg_layer`, to rounding.
+"""An HLG layer in inference by `densevit.kernels`: the same numbers as `hlg_layer`, to rounding.
 
 Batch norms stay what they are, a scale and a shift per channel that the next step applies on its way, so that no weight
 is kept twice, and linear layers leave their biases to the next step. A layer takes a part of the batch at a time, small
@@ -14,52 +14,70 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densevit.kernels import attention as kernels
-from densevit.kernels.library import LANES, usable
-from densevit.kernels.maps import add_gelu_norm_, add_norm_, depthwise, norm_add, taps
+from densevit.kernels.library import LANES, on_gpu, usable
+from densevit.kernels.maps import add_gelu_norm_, add_norm_, affine_gelu, depthwise, norm_add, taps
 from densevit.models.attention import window_biases
-from densevit.models.conv_norm import inference_path
+from densevit.models.conv_gradients import compute_dtype
+from densevit.models.conv_norm import ConvNorm, inference_path
 from densevit.models.hlg_layer import DWMLP, FullAttention, HLGLayer, LocalGlobalAttention, SpatialSmoothing
+from densevit.models.position_bias import DynamicPositionBias
 from densevit.models.windows import WindowGrid, pad_map, window_grid
 
 PART_ELEMENTS = 2**22
-"""Largest map of a part of the batch, in elements."""
+"""Largest map of a part of the batch, in elements, for it to stay in a CPU's cache."""
+GPU_PART_ELEMENTS = 2**27
+"""The same on a GPU, for it to need little memory."""
 OWN_PARTS = ("torch.nn.modules.", "timm.layers.", "densevit.models.")
 """Where the classes of an untouched layer are defined."""
 
 
 def takes_layer(layer: HLGLayer, x: Tensor) -> bool:
     """Whether `infer_layer` may stand in for `layer(x)`."""
-    if not inference_path() or not usable(x) or any(module.training for module in layer.modules()) or not plain(layer):
+    if not inference_path() or not plain(layer, training=False) or not usable(x, layer.norm1.weight):
         return False
+    if not isinstance(layer.mlp.squeeze, nn.Identity):
+        return False
+    return whole_vectors(layer) and (on_gpu(x) or layer.norm1.weight.dtype == torch.float32)
+
+
+def whole_vectors(layer: HLGLayer) -> bool:
+    """Whether the widths of the layer's maps are such that the kernels take them."""
     widths = [layer.norm1.normalized_shape[0], layer.mlp.expand.dim]
     if layer.smooth is not None:
         widths.append(layer.smooth.reduce.dim)
-    whole = all(width % LANES == 0 for width in widths)
-    return whole and isinstance(layer.mlp.squeeze, nn.Identity) and layer.norm1.weight.dtype == torch.float32
+    return all(width % LANES == 0 for width in widths)
 
 
-def plain(layer: HLGLayer) -> bool:
-    """Whether all parts are what `hlg_layer` made them: an adapter, a hook or a parametrization must be called."""
+def plain(layer: HLGLayer, *, training: bool) -> bool:
+    """Whether all parts are in this mode and what `hlg_layer` made them: an adapter, hook or parametrization is called."""
     if type(layer) is not HLGLayer or type(layer.attn) not in (LocalGlobalAttention, FullAttention):
         return False  # a step of `hlg_ablations`
-    return all(_untouched(name, part) for name, part in layer.named_modules())
+    return _untouched(layer, training)
 
 
-def _untouched(name: str, part: nn.Module) -> bool:
-    if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
+def _untouched(part: nn.Module, training: bool, *, may_lack_bias: bool = False) -> bool:
+    """Looked up for every call of every layer, and so by what modules keep inside rather than by their methods."""
+    own, kind = part.__dict__, type(part)
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
         return False
-    if "bias" in part._parameters and part._parameters["bias"] is None and not name.endswith(".conv"):
+    if own["training"] is not training or not kind.__module__.startswith(OWN_PARTS):
+        return False
+    if own["_parameters"].get("bias", part) is None and not may_lack_bias:
         return False  # only a ConvNorm's convolution may be without
-    return type(part).__module__.startswith(OWN_PARTS)
+    if kind is DynamicPositionBias:
+        return True  # it is called, and so are its parts
+    lacks = kind is ConvNorm
+    return all(_untouched(child, training, may_lack_bias=lacks) for child in own["_modules"].values() if child is not None)
 
 
 def infer_layer(layer: HLGLayer, x: Tensor) -> Tensor:
     """layer(x) where `takes_layer` says so."""
     B, H, W, _ = x.shape
     stride = layer.mlp.depthwise.stride
-    x, out = x.contiguous(), x.new_empty(B, -(-H // stride), -(-W // stride), layer.norm1.normalized_shape[0])
+    x = x.to(compute_dtype(x)).contiguous()
+    out = x.new_empty(B, -(-H // stride), -(-W // stride), layer.norm1.normalized_shape[0])
     mlp, finish = _mlp(layer.mlp), _attention(layer, (out.shape[1], out.shape[2]))
-    images = max(1, PART_ELEMENTS // (H * W * layer.mlp.expand.dim))
+    images = max(1, (GPU_PART_ELEMENTS if on_gpu(x) else PART_ELEMENTS) // (H * W * layer.mlp.expand.dim))
     for part, result in zip(x.split(images), out.split(images), strict=True):
         shortcut = part if layer.shortcut is None else layer.shortcut(part).contiguous()
         norm_add(mlp(part), layer.mlp.project.bias, layer.norm1, shortcut, result)
@@ -74,7 +92,11 @@ def _mlp(mlp: DWMLP) -> Callable[[Tensor], Tensor]:
     narrow, wide, stride = mlp.expand.conv.weight, mlp.project.weight, mlp.depthwise.stride
 
     def run(x: Tensor) -> Tensor:
-        hidden = depthwise(F.linear(x, narrow), weight, shift, before=before, stride=stride, act=True)
+        hidden = F.linear(x, narrow)
+        if on_gpu(x):  # there GELU takes a pass of its own, here into the same map
+            hidden = depthwise(affine_gelu(hidden, *before, out=hidden), weight, shift, stride=stride, act=True)
+        else:
+            hidden = depthwise(hidden, weight, shift, before=before, stride=stride, act=True)
         return F.linear(hidden, wide)
 
     return run
@@ -119,7 +141,10 @@ def _local_and_global(attn: LocalGlobalAttention, grid: WindowGrid) -> Callable[
         q = depthwise(local, weight, shift, addend=q)  # Eq. 9
         embedded = attn.embed(pad_map(x, grid), grid)
         attended = attn.attend(q, attn.k(embedded), attn.v(embedded), centers=grid.centers_doubled)
-        x.flatten(0, 2).addmm_(attended.flatten(0, 2), attn.project.weight.t()).add_(attn.project.bias)
+        if on_gpu(x):
+            x.add_(attn.project(attended))
+        else:
+            x.flatten(0, 2).addmm_(attended.flatten(0, 2), attn.project.weight.t()).add_(attn.project.bias)
 
     return run
 

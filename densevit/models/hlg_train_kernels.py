@@ -1,4 +1,4 @@
-"""An HLG layer in training on a CPU by `densevit.kernels`: the same numbers as `hlg_layer`, to rounding.
+"""An HLG layer in training by `densevit.kernels`: the same numbers as `hlg_layer`, to rounding.
 
 Shapes: B batch, H W map, C channels. Maps are (B, H, W, C), contiguous.
 """
@@ -7,26 +7,39 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from densevit.kernels.library import LANES, usable
+from densevit.kernels.library import usable
 from densevit.models.attention import window_attention
-from densevit.models.hlg_kernels import plain
+from densevit.models.conv_gradients import compute_dtype
+from densevit.models.hlg_kernels import plain, whole_vectors
 from densevit.models.hlg_layer import HLGLayer, LocalGlobalAttention, SpatialSmoothing
 from densevit.models.layer_steps import AddGelu, LinearAdd, LinearBeside, MixQuery, NormAdd, NormLinear, PoolWindows
-from densevit.models.lean_gradients import counted, keeps_one_map, norm_gelu_conv
+from densevit.models.lean_gradients import counted, has_running_statistics, norm_gelu_conv
 from densevit.models.windows import pad_map, window_grid
 
 
 def takes_training(layer: HLGLayer, x: Tensor) -> bool:
     """Whether `train_layer` may stand in for `layer(x)`."""
-    if not (layer.training and torch.is_grad_enabled() and usable(x, *layer.parameters()) and plain(layer)):
+    if not torch.is_grad_enabled() or not plain(layer, training=True) or not usable(x, *_weights(layer)):
         return False
-    width, norms = layer.norm1.normalized_shape[0], [m for m in layer.modules() if isinstance(m, nn.BatchNorm2d)]
-    whole = width % LANES == 0 and (layer.smooth is None or layer.smooth.reduce.dim % LANES == 0)
-    return whole and all(keeps_one_map(norm, x.permute(0, 3, 1, 2)) for norm in norms)
+    return whole_vectors(layer) and all(has_running_statistics(norm) for norm in _batch_norms(layer))
+
+
+def _weights(layer: HLGLayer) -> list[Tensor]:
+    """One of each part: they are moved and cast together."""
+    smooth = [] if layer.smooth is None else [layer.smooth.reduce.conv.weight]
+    return [layer.mlp.project.weight, layer.norm1.weight, layer.mlp.expand.norm.weight, *smooth]
+
+
+def _batch_norms(layer: HLGLayer) -> list[nn.BatchNorm2d]:
+    blocks = [layer.mlp.expand, layer.mlp.depthwise, *([] if layer.shortcut is None else [layer.shortcut])]
+    if layer.smooth is not None:
+        blocks += [layer.smooth.reduce, layer.smooth.conv, layer.smooth.expand]
+    return [block.norm for block in blocks]
 
 
 def train_layer(layer: HLGLayer, x: Tensor) -> Tensor:
     """layer(x) where `takes_training` says so."""
+    x = x.to(compute_dtype(x))
     shortcut = x if layer.shortcut is None else layer.shortcut(x)
     x = _norm_add(layer.mlp(x), layer.norm1, shortcut, layer.drop_path)
     if layer.smooth is not None:
@@ -43,7 +56,7 @@ def _norm_add(x: Tensor, norm: nn.LayerNorm, residual: Tensor, drop_path: DropPa
 
 def _factors(drop_path: DropPath, x: Tensor) -> Tensor | None:
     """What `drop_path` multiplies each image with, (B, 1, 1, 1)."""
-    return drop_path(x.new_ones(len(x), 1, 1, 1)) if drop_path.drop_prob else None
+    return drop_path(torch.ones(len(x), 1, 1, 1, device=x.device)) if drop_path.drop_prob else None
 
 
 def _smoothed(smooth: SpatialSmoothing, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Training steps of an HLG layer on a CPU by `densevit.kernels`, each a forward and a backward pass of its own.
+"""Training steps of an HLG layer by `densevit.kernels`, each a forward and a backward pass of its own.
 
 What they have in common: normed maps are computed again instead of kept, maps are added up on the way, and a map that
 is needed again later is handed through, so that its two gradients meet in the step's own pass.
@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from densevit.kernels.attention import runs
-from densevit.kernels.library import call
-from densevit.kernels.maps import depthwise, taps
+from densevit.kernels.library import call, on_gpu
+from densevit.kernels.maps import depthwise, new_sums, taps
 from densevit.kernels.pages import new_map, new_map_like
 from densevit.models.conv_gradients import Step, sum_of_products
 from densevit.models.norm_gelu_kernels import Affine, batch_norm, norm_backward, norm_gradients, parts
@@ -59,7 +59,7 @@ class NormAdd(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, factors = ctx.saved_tensors
-        grad, sums = grad.contiguous(), x.new_zeros(2, x.shape[-1])
+        grad, sums = grad.contiguous(), new_sums(2, x)
         grad_x = _norm_backward(x, weight, ctx.eps, grad, new_map_like(x), sums, factors=factors)
         return grad_x, *sums, grad, None, None
 
@@ -69,6 +69,7 @@ class LinearBeside(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        weight = weight.to(x.dtype)
         ctx.save_for_backward(x, weight)
         out = new_map(*x.shape[:3], len(weight), like=x)
         torch.mm(x.flatten(0, 2), weight.t(), out=out.flatten(0, 2))
@@ -98,7 +99,7 @@ class AddGelu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, *rest = ctx.saved_tensors
-        norm, grad_x, grad_y, sums = Affine(*rest), new_map_like(x), new_map_like(y), x.new_zeros(2, x.shape[-1])
+        norm, grad_x, grad_y, sums = Affine(*rest), new_map_like(x), new_map_like(y), new_sums(2, x)
         call("add_gelu_backward", x, y, *norm[:3], grad.contiguous(), grad_x, sums, *_rows(x))
         of_norm = norm_gradients(y, norm, sums)
         norm_backward(y, norm, of_norm, grad_x, grad_y)
@@ -110,6 +111,7 @@ class NormLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, *layers: Tensor) -> tuple[Tensor, ...]:
+        layers = tuple(layer.to(x.dtype) for layer in layers)
         ctx.save_for_backward(x, weight, bias, *layers[::2])
         ctx.eps, outputs = eps, [new_map(*x.shape[:3], len(matrix), like=x) for matrix in layers[::2]]
         for part, *results in parts(x, *outputs):
@@ -122,7 +124,7 @@ class NormLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_x: Tensor, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, *matrices = ctx.saved_tensors
-        sums, total = x.new_zeros(2, x.shape[-1]), new_map_like(x)
+        sums, total = new_sums(2, x), new_map_like(x)
         by_weight = [torch.zeros_like(matrix) for matrix in matrices]
         by_bias = [matrix.new_zeros(len(matrix)) for matrix in matrices]
         for part, addend, result, *of_outputs in parts(x, grad_x.contiguous(), total, *(g.contiguous() for g in grads)):
@@ -157,10 +159,10 @@ class MixQuery(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, grad_q: Tensor) -> tuple[Tensor | None, ...]:
         local, weight, bias, kernel = ctx.saved_tensors
         grad, grad_q, of_normed = grad.contiguous(), grad_q.contiguous(), new_map_like(local)
-        normed, of_kernel = _normed(local, weight, bias, ctx.eps), local.new_zeros(12, local.shape[-1])
+        normed, of_kernel = _normed(local, weight, bias, ctx.eps), new_sums(12, local)
         places = (*local.shape, 1)
         call("depthwise_backward", normed, None, None, None, taps(kernel), grad_q, of_normed, of_kernel, *places)
-        sums = local.new_zeros(2, local.shape[-1])
+        sums = new_sums(2, local)
         of_local = _norm_backward(local, weight, ctx.eps, of_normed, of_normed, sums, addend=grad)
         return grad, of_local, grad_q, None, *sums, of_kernel[:9].t().reshape(kernel.shape), of_kernel[9]
 
@@ -202,19 +204,20 @@ class LinearAdd(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, factors: Tensor | None) -> Tensor:
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
         ctx.save_for_backward(x, weight, factors)
         out, rows = new_map_like(residual), x.flatten(0, 2)
-        if factors is None:
+        if factors is None and not on_gpu(x):
             torch.addmm(residual.flatten(0, 2), rows, weight.t(), out=out.flatten(0, 2))
             return out.add_(bias)
         torch.addmm(bias, rows, weight.t(), out=out.flatten(0, 2))
-        return out.mul_(factors).add_(residual)
+        return (out if factors is None else out.mul_(factors)).add_(residual)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, factors = ctx.saved_tensors
         grad, grad_x = grad.contiguous(), new_map_like(x)
-        rows = (grad if factors is None else grad * factors).flatten(0, 2)
+        rows = (grad if factors is None else (grad * factors).to(x.dtype)).flatten(0, 2)
         torch.mm(rows, weight, out=grad_x.flatten(0, 2))
         return grad_x, rows.t() @ x.flatten(0, 2), rows.sum(dim=0), grad, None

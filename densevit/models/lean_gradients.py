@@ -1,4 +1,4 @@
-"""Batch norm, GELU and the convolution after them as one step of training on a CPU that keeps one map instead of three.
+"""Batch norm, GELU and the convolution after them as one step of training that keeps one map instead of three.
 
 Autograd keeps the norm's input, its output and that of GELU; here the last two are computed again from the first, for a
 part of the batch at a time where they are large: a third of the memory of a wide layer for one more GELU.
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densevit.errors import UserError
+from densevit.kernels.library import LANES, on_gpu, usable
 from densevit.models.conv_gradients import Step, conv_gradients, convolve, sum_of_parts
 from densevit.models.norm_gelu_kernels import NormGeluConv, takes
 
@@ -29,13 +30,21 @@ def check_values_per_channel(norm: nn.BatchNorm2d, x: Tensor) -> None:
         )
 
 
-def keeps_one_map(norm: nn.BatchNorm2d, x: Tensor) -> bool:
-    """Whether `norm_gelu_conv` takes this norm: batch statistics with running ones beside, on a CPU, not compiled.
+def has_running_statistics(norm: nn.BatchNorm2d) -> bool:
+    """Whether it is torch's own norm with a running average of its batches."""
+    return type(norm) is nn.BatchNorm2d and norm.momentum is not None and norm.running_mean is not None
 
-    Synchronised norms, other subclasses and other devices go through torch's own modules.
+
+def keeps_one_map(norm: nn.BatchNorm2d, x: Tensor) -> bool:
+    """Whether `norm_gelu_conv` takes this norm: batch statistics with running ones beside, not compiled.
+
+    Synchronised norms and other subclasses go through torch's own modules, and so do maps on a GPU without kernels.
     """
-    plain = type(norm) is nn.BatchNorm2d and norm.momentum is not None and norm.running_mean is not None
-    return plain and norm.training and x.device.type == "cpu" and not torch.compiler.is_compiling()
+    if not norm.training or not has_running_statistics(norm) or torch.compiler.is_compiling():
+        return False
+    if on_gpu(x):
+        return norm.affine and norm.num_features % LANES == 0 and usable(x, norm.weight)
+    return x.device.type == "cpu"
 
 
 def norm_gelu_conv(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Linear | nn.Conv2d | None = None) -> Tensor:

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from densevit.kernels.library import LANES, call, usable
-from densevit.kernels.maps import affine_gelu
+from densevit.kernels.library import LANES, call, on_gpu, usable
+from densevit.kernels.maps import affine_gelu, new_sums
 from densevit.kernels.pages import new_map, new_map_like
 from densevit.models.conv_gradients import Step, conv_gradients, convolve, sum_of_parts
 
 PART_BYTES = 8 * 2**20
-"""A linear layer or full convolution takes so much of the map at a time: it is then still in the cache."""
+"""On a CPU a linear layer or full convolution takes so much of the map at a time: it is then still in the cache."""
+GPU_PART_BYTES = 2**30
+"""On a GPU, so that little beside the maps that are kept needs memory."""
 
 
 def takes(x: Tensor, norm: nn.BatchNorm2d) -> bool:
@@ -35,6 +37,11 @@ class Affine(NamedTuple):
 
 def batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, step: Step) -> Affine:
     """The norm of this batch; counted in its running statistics."""
+    if on_gpu(x):
+        vectors = torch.empty(4, x.shape[-1], dtype=torch.float32, device=x.device)
+        running = (step.running_mean, step.running_var)
+        call("batch_norm", x, gamma, beta, *running, vectors, x[..., 0].numel(), x.shape[-1], step.momentum, step.eps)
+        return Affine(*vectors.unbind())
     maps = x.permute(0, 3, 1, 2)
     mean, var = torch.ops.aten.batch_norm_update_stats(maps, step.running_mean, step.running_var, step.momentum)
     inverse_std = torch.rsqrt(var + step.eps)
@@ -94,7 +101,7 @@ def linear_backward(
 
 def parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Equal parts of the batch, of all maps, with no more than `PART_BYTES` of `x` where an image has less."""
-    count = -(-x.numel() * x.element_size() // PART_BYTES)
+    count = -(-x.numel() * x.element_size() // (GPU_PART_BYTES if on_gpu(x) else PART_BYTES))
     return zip(*(t.split(-(-len(x) // count)) for t in (x, *others)), strict=True)
 
 
@@ -122,7 +129,7 @@ class NormGeluConv(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *rest = ctx.saved_tensors
         norm, grad, grad_x = Affine(*rest), grad.permute(0, 2, 3, 1).contiguous(), new_map_like(x)
-        sums, by_weight, by_bias = x.new_zeros(2, x.shape[-1]), None, None
+        sums, by_weight, by_bias = new_sums(2, x), None, None
         if weight is not None and weight.dim() == 2:
             by_weight, by_bias = linear_backward(x, norm, weight, grad, grad_x, sums)
         elif weight is not None:

@@ -8,9 +8,11 @@ H W query map, nh nw keys per axis.
 from collections.abc import Callable, Hashable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
 from densevit.models.conv_norm import DerivedTensors, inference_path
 
@@ -55,8 +57,16 @@ class AxisOffsets:
 def axis_offsets(num_queries: int, centers_doubled: list[int], *, device: torch.device | None = None) -> AxisOffsets:
     """Offsets from query cells 0, 1, ... to keys at the given (doubled) coordinates: query minus key.
 
-    The values run in steps of one cell, or of half a cell where some keys lie between cells and others on them.
+    The values run in steps of one cell, or of half a cell where some keys lie between cells and others on them. Kept for
+    each size while nothing is compiled or recorded: a GPU would be waited for every time.
     """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _len_torch_dispatch_stack():
+        return _axis_offsets(num_queries, tuple(centers_doubled), device)
+    with torch.inference_mode(False):  # kept for training too
+        return _kept_axis_offsets(num_queries, tuple(centers_doubled), device)
+
+
+def _axis_offsets(num_queries: int, centers_doubled: tuple[int, ...], device: torch.device | None) -> AxisOffsets:
     step = 1 if any((center - centers_doubled[0]) % 2 for center in centers_doubled) else 2
     queries = torch.arange(num_queries, device=device) * 2
     keys = torch.tensor(centers_doubled, device=device)
@@ -64,6 +74,9 @@ def axis_offsets(num_queries: int, centers_doubled: list[int], *, device: torch.
     count = (2 * (num_queries - 1) - min(centers_doubled) - low) // step + 1
     values = (torch.arange(count, device=device) * step + low) / 2
     return AxisOffsets(values, (queries[:, None] - keys[None, :] - low) // step)
+
+
+_kept_axis_offsets = lru_cache(maxsize=64)(_axis_offsets)
 
 
 def gather_bias(table: Tensor, index_y: Tensor, index_x: Tensor) -> Tensor:

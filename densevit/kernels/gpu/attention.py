@@ -1,0 +1,149 @@
+"""Attention on maps as they lie in memory: inside windows, and of every cell on keys of its own. As `source/attention.cpp`.
+
+A program takes a head of as many windows, or images, as come to it, and keeps that head's bias (and its gradient).
+Products of float32 are taken by three of tf32, which is as exact as float32 to a bit or two.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from densevit.kernels.gpu.tiles import long, PROGRAMS, add_partials, new_partials, read, window_cells, write
+from densevit.kernels.gpu.windows import axes
+
+LARGEST_TILE = 128
+"""Keys that a head can have in one tile."""
+
+
+def tile_of(count: int) -> int:
+    return max(16, triton.next_power_of_2(count))
+
+
+def window_attention(
+    q: Tensor, k: Tensor, v: Tensor, q_shift: Tensor | None, k_shift: Tensor | None, v_shift: Tensor | None,
+    bias: Tensor | None, out: Tensor, B: int, H: int, W: int, heads: int, dim: int, y: tuple[int, ...],
+    x: tuple[int, ...], scale: float,
+) -> None:  # fmt: skip
+    group = axes(y, x)
+    windows = B * group.per_image
+    _windows[(min(windows, triton.cdiv(4 * PROGRAMS, heads)), heads)](
+        q, k, v, q_shift, k_shift, v_shift, bias, out, windows, H * W, W, *group, scale,
+        D=dim, TOKENS=tile_of(group.tokens), WIDTH=tile_of(dim),
+    )  # fmt: skip
+
+
+def window_attention_backward(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, grad: Tensor, grad_q: Tensor, grad_k: Tensor | None,
+    grad_v: Tensor, grad_bias: Tensor | None, B: int, H: int, W: int, heads: int, dim: int, y: tuple[int, ...],
+    x: tuple[int, ...], scale: float,
+) -> None:  # fmt: skip
+    group = axes(y, x)
+    windows = B * group.per_image
+    programs = min(windows, triton.cdiv(PROGRAMS, heads))
+    partials = None if bias is None else new_partials(programs, heads, group.tokens**2, q)
+    _windows_backward[(programs, heads)](
+        q, k, v, bias, grad, grad_q, grad_k, grad_v, partials, windows, H * W, W, *group, scale,
+        D=dim, TOKENS=tile_of(group.tokens), WIDTH=tile_of(dim),
+    )  # fmt: skip
+    if partials is not None:
+        add_partials(partials, grad_bias)
+
+
+@triton.jit
+def _read_bias(bias, head, rows, row, count, column):
+    """(heads, rows, count) at [head, row, column]; minus infinity beyond the last key."""
+    at = (long(head) * rows + row)[:, None] * count + column[None, :]
+    value = read(bias + at, (row < rows)[:, None] & (column < count)[None, :])
+    return tl.where((column < count)[None, :], value, float("-inf"))
+
+
+@triton.jit
+def _mask_of(column, count):
+    return tl.where(column < count, 0.0, float("-inf"))[None, :]
+
+
+@triton.jit
+def _softmax(scores):
+    scores = tl.exp(scores - tl.max(scores, axis=1)[:, None])
+    return scores / tl.sum(scores, axis=1)[:, None]
+
+
+@triton.jit
+def _dot(a, b):
+    return tl.dot(a, b, input_precision="tf32x3")
+
+
+@triton.jit
+def _load(x, shift, at, mask, channel, inside):
+    """Rows of a head in their own type, `shift` added."""
+    value = tl.load(x + at, mask=mask, other=0.0)
+    if shift is not None:
+        value = (value.to(tl.float32) + read(shift + channel, inside)[None, :]).to(value.dtype)
+    return value
+
+
+@triton.jit
+def _windows(
+    q, k, v, q_shift, k_shift, v_shift, bias, out, windows, area, W, top, down_span, down_step, down_width, left,
+    across_span, across_step, across_width, columns, per_image, per_row, tokens, scale,
+    D: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    head, C = tl.program_id(1), tl.num_programs(1) * D
+    t, d = tl.arange(0, TOKENS), tl.arange(0, WIDTH)
+    mask, channel = (t < tokens)[:, None] & (d < D)[None, :], head * D + d
+    if bias is not None:
+        b = _read_bias(bias, head, tokens, t, tokens, t)
+    else:
+        b = _mask_of(t, tokens)
+    for n in range(tl.program_id(0), windows, tl.num_programs(0)):
+        cells = window_cells(
+            n % per_image, t, W, top, down_span, down_step, down_width, left, across_span, across_step, across_width,
+            columns, per_row,
+        )  # fmt: skip
+        at = (long(n // per_image) * area + cells)[:, None] * C + channel[None, :]
+        query, key = _load(q, q_shift, at, mask, channel, d < D), _load(k, k_shift, at, mask, channel, d < D)
+        p = _softmax(_dot(query, tl.trans(key)) * scale + b)
+        value = _load(v, v_shift, at, mask, channel, d < D)
+        write(out + at, _dot(p.to(value.dtype), value), mask)
+
+
+@triton.jit
+def _windows_backward(
+    q, k, v, bias, grad, grad_q, grad_k, grad_v, partials, windows, area, W, top, down_span, down_step, down_width,
+    left, across_span, across_step, across_width, columns, per_image, per_row, tokens, scale,
+    D: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Without grad_k, where k is q, its gradient is in grad_q."""
+    head, C = tl.program_id(1), tl.num_programs(1) * D
+    t, d = tl.arange(0, TOKENS), tl.arange(0, WIDTH)
+    mask, channel = (t < tokens)[:, None] & (d < D)[None, :], head * D + d
+    if bias is not None:
+        b = _read_bias(bias, head, tokens, t, tokens, t)
+    else:
+        b = _mask_of(t, tokens)
+    of_bias = tl.zeros((TOKENS, TOKENS), dtype=tl.float32)
+    for n in range(tl.program_id(0), windows, tl.num_programs(0)):
+        cells = window_cells(
+            n % per_image, t, W, top, down_span, down_step, down_width, left, across_span, across_step, across_width,
+            columns, per_row,
+        )  # fmt: skip
+        at = (long(n // per_image) * area + cells)[:, None] * C + channel[None, :]
+        query, key = tl.load(q + at, mask=mask, other=0.0), tl.load(k + at, mask=mask, other=0.0)
+        value, g = tl.load(v + at, mask=mask, other=0.0), tl.load(grad + at, mask=mask, other=0.0)
+        p = _softmax(_dot(query, tl.trans(key)) * scale + b)
+        write(grad_v + at, _dot(tl.trans(p.to(g.dtype)), g), mask)
+        of_p = _dot(g, tl.trans(value))
+        of_scores = p * (of_p - tl.sum(p * of_p, axis=1)[:, None])
+        of_bias += of_scores
+        of_scores = (of_scores * scale).to(key.dtype)
+        of_query, of_key = _dot(of_scores, key), _dot(tl.trans(of_scores), query)
+        if grad_k is None:
+            write(grad_q + at, of_query + of_key, mask)
+        else:
+            write(grad_q + at, of_query, mask)
+            write(grad_k + at, of_key, mask)
+    if partials is not None:
+        to = long(tl.program_id(0) * tl.num_programs(1) + head) * tokens * tokens
+        tl.store(
+            partials + to + t[:, None] * tokens + t[None, :], of_bias, mask=(t < tokens)[:, None] & (t < tokens)[None, :]
+        )

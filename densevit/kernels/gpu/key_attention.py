@@ -1,0 +1,124 @@
+"""Attention of every cell of a map on keys of its own (HLG's global step). As `source/attention.cpp`."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from densevit.kernels.gpu.attention import _dot, _mask_of, _read_bias, _softmax, tile_of
+from densevit.kernels.gpu.tiles import long, PROGRAMS, add_partials, new_partials, write
+
+QUERIES = 64
+
+
+def key_attention(
+    q: Tensor, q_step: int, k: Tensor, v: Tensor, kv_step: int, bias: Tensor | None, out: Tensor, B: int, N: int,
+    M: int, heads: int, dim: int, scale: float,
+) -> None:  # fmt: skip
+    blocks = triton.cdiv(N, QUERIES)
+    _keys[(min(B, triton.cdiv(4 * PROGRAMS, blocks * heads)), blocks, heads)](
+        q, q_step, k, v, kv_step, bias, out, B, N, M, scale, D=dim, QUERIES=QUERIES, KEYS=tile_of(M), WIDTH=tile_of(dim)
+    )
+
+
+def key_attention_backward(
+    q: Tensor, q_step: int, k: Tensor, v: Tensor, kv_step: int, bias: Tensor | None, grad: Tensor, grad_q: Tensor,
+    grad_kv: Tensor, grad_bias: Tensor | None, B: int, N: int, M: int, heads: int, dim: int, parts: int, scale: float,
+) -> None:  # fmt: skip
+    sizes = {"D": dim, "QUERIES": QUERIES, "KEYS": tile_of(M), "WIDTH": tile_of(dim)}
+    blocks = triton.cdiv(N, QUERIES)
+    programs = min(B, triton.cdiv(PROGRAMS, blocks * heads))
+    partials = None if bias is None else new_partials(programs, heads, N * M, q)
+    _keys_backward[(programs, blocks, heads)](
+        q, q_step, k, v, kv_step, bias, grad, grad_q, partials, B, N, M, scale, **sizes
+    )
+    if partials is not None:
+        add_partials(partials, grad_bias)
+    each = triton.cdiv(blocks, parts)
+    _of_keys[(B, parts, heads)](q, q_step, k, v, kv_step, bias, grad, grad_kv, B, N, M, each, scale, **sizes)
+
+
+@triton.jit
+def _rows(x, image, count, step, row, channel, mask):
+    return tl.load(x + (long(image) * count + row)[:, None] * step + channel[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _keys(
+    q, q_step, k, v, kv_step, bias, out, B, N, M, scale,
+    D: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    head, C = tl.program_id(2), tl.num_programs(2) * D
+    n, m, d = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES), tl.arange(0, KEYS), tl.arange(0, WIDTH)
+    channel, queries = head * D + d, (n < N)[:, None] & (d < D)[None, :]
+    keys = (m < M)[:, None] & (d < D)[None, :]
+    if bias is not None:
+        b = _read_bias(bias, head, N, n, M, m)
+    else:
+        b = _mask_of(m, M)
+    for image in range(tl.program_id(0), B, tl.num_programs(0)):
+        query = _rows(q, image, N, q_step, n, channel, queries)
+        p = _softmax(_dot(query, tl.trans(_rows(k, image, M, kv_step, m, channel, keys))) * scale + b)
+        value = _rows(v, image, M, kv_step, m, channel, keys)
+        at = (long(image) * N + n)[:, None] * C + channel[None, :]
+        write(out + at, _dot(p.to(value.dtype), value), queries)
+
+
+@triton.jit
+def _keys_backward(
+    q, q_step, k, v, kv_step, bias, grad, grad_q, partials, B, N, M, scale,
+    D: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Gradients of the queries and of the bias: a block of queries of many images, which share their bias."""
+    head, C = tl.program_id(2), tl.num_programs(2) * D
+    n, m, d = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES), tl.arange(0, KEYS), tl.arange(0, WIDTH)
+    channel, queries = head * D + d, (n < N)[:, None] & (d < D)[None, :]
+    keys = (m < M)[:, None] & (d < D)[None, :]
+    if bias is not None:
+        b = _read_bias(bias, head, N, n, M, m)
+    else:
+        b = _mask_of(m, M)
+    of_bias = tl.zeros((QUERIES, KEYS), dtype=tl.float32)
+    for image in range(tl.program_id(0), B, tl.num_programs(0)):
+        query, key = (
+            _rows(q, image, N, q_step, n, channel, queries), _rows(k, image, M, kv_step, m, channel, keys)
+        )  # fmt: skip
+        g, value = _rows(grad, image, N, C, n, channel, queries), _rows(v, image, M, kv_step, m, channel, keys)
+        p = _softmax(_dot(query, tl.trans(key)) * scale + b)
+        of_p = _dot(g, tl.trans(value))
+        of_scores = p * (of_p - tl.sum(p * of_p, axis=1)[:, None])
+        of_bias += of_scores
+        at = (long(image) * N + n)[:, None] * C + channel[None, :]
+        write(grad_q + at, _dot((of_scores * scale).to(key.dtype), key), queries)
+    if partials is not None:
+        to = (long(tl.program_id(0) * tl.num_programs(2) + head) * N + n)[:, None] * M + m[None, :]
+        tl.store(partials + to, of_bias, mask=(n < N)[:, None] & (m < M)[None, :])
+
+
+@triton.jit
+def _of_keys(
+    q, q_step, k, v, kv_step, bias, grad, grad_kv, B, N, M, each, scale,
+    D: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """grad_kv (parts, B, 2, M, C): of an image's keys and values by `each` blocks of its queries."""
+    image, part, head, C = tl.program_id(0), tl.program_id(1), tl.program_id(2), tl.num_programs(2) * D
+    m, d = tl.arange(0, KEYS), tl.arange(0, WIDTH)
+    channel, keys = head * D + d, (m < M)[:, None] & (d < D)[None, :]
+    key, value = _rows(k, image, M, kv_step, m, channel, keys), _rows(v, image, M, kv_step, m, channel, keys)
+    of_key, of_value = tl.zeros((KEYS, WIDTH), dtype=tl.float32), tl.zeros((KEYS, WIDTH), dtype=tl.float32)
+    for block in range(part * each, min((part + 1) * each, tl.cdiv(N, QUERIES))):
+        n = block * QUERIES + tl.arange(0, QUERIES)
+        queries = (n < N)[:, None] & (d < D)[None, :]
+        query, g = _rows(q, image, N, q_step, n, channel, queries), _rows(grad, image, N, C, n, channel, queries)
+        if bias is not None:
+            b = _read_bias(bias, head, N, n, M, m)
+        else:
+            b = _mask_of(m, M)
+        p = _softmax(_dot(query, tl.trans(key)) * scale + b)
+        of_value += _dot(tl.trans(p.to(g.dtype)), g)
+        of_p = _dot(g, tl.trans(value))
+        of_scores = p * (of_p - tl.sum(p * of_p, axis=1)[:, None])
+        of_key += _dot(tl.trans((of_scores * scale).to(query.dtype)), query)
+    at = (long(part * B + image) * 2 * M + m)[:, None] * C + channel[None, :]
+    write(grad_kv + at, of_key, keys)
+    write(grad_kv + at + long(M) * C, of_value, keys)

@@ -1,0 +1,51 @@
+"""A 3x3 depth-wise convolution on a GPU, with one or more output channels for each of its input, as one step.
+
+cuDNN takes such a convolution channel by channel in bfloat16 where it has two outputs for each input: 192 kernels and 84
+ms for a gradient that needs one pass over the map.
+
+Shapes: B batch, H W map, C channels; maps are (B, H, W, C), contiguous.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from densevit.kernels.library import call, on_gpu, usable
+from densevit.kernels.maps import depthwise, new_sums, taps
+from densevit.models.conv_gradients import compute_dtype
+
+
+def takes(x: Tensor, conv: nn.Module) -> bool:
+    """Whether `depthwise_conv` takes this map and module."""
+    return (
+        on_gpu(x)
+        and type(conv) is nn.Conv2d
+        and conv.groups == conv.in_channels > 1
+        and conv.kernel_size == (3, 3)
+        and conv.padding == conv.dilation == (1, 1)
+        and usable(x, conv.weight)
+    )
+
+
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """(B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), m * C) with `weight` (m * C, 1, 3, 3)."""
+    return _DepthwiseConv.apply(x.to(compute_dtype(x)).contiguous(), weight, bias, stride)
+
+
+class _DepthwiseConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.has_bias = stride, bias is not None
+        return depthwise(x, taps(weight), bias, stride=stride)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad, grad_x = grad.contiguous(), torch.empty_like(x)
+        sums = new_sums(12, grad)
+        call("depthwise_backward", x, None, None, None, taps(weight), grad, grad_x, sums, *x.shape, ctx.stride)
+        return grad_x, sums[:9].t().reshape(weight.shape), sums[9] if ctx.has_bias else None, None
