@@ -65,8 +65,12 @@ def call(name: str, *arguments: Tensor | int | float | tuple[int, ...] | None) -
     first = arguments[0]
     assert isinstance(first, Tensor)
     if on_gpu(first):
-        with torch.cuda.device_of(first):
-            getattr(gpu_kernels(first.device), name)(*arguments)
+        kernel = getattr(gpu_kernels(first.device), name)
+        if INTERPRETED or first.device.index == torch.cuda.current_device():
+            kernel(*arguments)
+        else:
+            with torch.cuda.device_of(first):
+                kernel(*arguments)
         return
     kernels = library()
     assert kernels is not None

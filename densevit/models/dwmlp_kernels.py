@@ -65,7 +65,9 @@ class _TrainDWMLP(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, steps: tuple[Step, Step], *weights: Tensor) -> Tensor:
         expand, expand_bias, gamma1, beta1, kernel, kernel_bias, gamma2, beta2, project, project_bias = weights
         x, stride = x.contiguous(), steps[1].stride
-        expand, expand_bias, project, project_bias = (t.to(x.dtype) for t in (expand, expand_bias, project, project_bias))
+        expand, expand_bias, project, project_bias = (
+            t.to(x.dtype) for t in (expand, expand_bias, project, project_bias)
+        )
         first = new_map(*x.shape[:3], len(expand), like=x)
         torch.addmm(expand_bias, x.flatten(0, 2), expand.t(), out=first.flatten(0, 2))
         norm1 = batch_norm(first, gamma1, beta1, steps[0])

@@ -67,7 +67,9 @@ def _untouched(part: nn.Module, training: bool, *, may_lack_bias: bool = False) 
     if kind is DynamicPositionBias:
         return True  # it is called, and so are its parts
     lacks = kind is ConvNorm
-    return all(_untouched(child, training, may_lack_bias=lacks) for child in own["_modules"].values() if child is not None)
+    return all(
+        _untouched(child, training, may_lack_bias=lacks) for child in own["_modules"].values() if child is not None
+    )
 
 
 def infer_layer(layer: HLGLayer, x: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from densevit.kernels.attention import runs
 from densevit.kernels.library import call, on_gpu
-from densevit.kernels.maps import depthwise, new_sums, taps
+from densevit.kernels.maps import depthwise, new_sums, sum_of_rows, taps
 from densevit.kernels.pages import new_map, new_map_like
 from densevit.models.conv_gradients import Step, sum_of_products
 from densevit.models.norm_gelu_kernels import Affine, batch_norm, norm_backward, norm_gradients, parts
@@ -132,7 +132,7 @@ class NormLinear(torch.autograd.Function):
             rows = [grad.flatten(0, 2) for grad in of_outputs]
             for index, grad in enumerate(rows):
                 by_weight[index].addmm_(grad.t(), normed)
-                by_bias[index] += grad.sum(dim=0)
+                by_bias[index] += sum_of_rows(grad)
             of_normed = sum_of_products(list(zip(rows, matrices, strict=True)))
             _norm_backward(part, weight, ctx.eps, of_normed, result, sums, addend=addend)
         layers = zip(by_weight, by_bias, strict=True)
@@ -220,4 +220,4 @@ class LinearAdd(torch.autograd.Function):
         grad, grad_x = grad.contiguous(), new_map_like(x)
         rows = (grad if factors is None else (grad * factors).to(x.dtype)).flatten(0, 2)
         torch.mm(rows, weight, out=grad_x.flatten(0, 2))
-        return grad_x, rows.t() @ x.flatten(0, 2), rows.sum(dim=0), grad, None
+        return grad_x, rows.t() @ x.flatten(0, 2), sum_of_rows(rows), grad, None

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from densevit.kernels.library import LANES, call, on_gpu, usable
-from densevit.kernels.maps import affine_gelu, new_sums
+from densevit.kernels.maps import affine_gelu, new_sums, sum_of_rows
 from densevit.kernels.pages import new_map, new_map_like
 from densevit.models.conv_gradients import Step, conv_gradients, convolve, sum_of_parts
 
@@ -95,7 +95,7 @@ def linear_backward(
         torch.mm(rows, weight, out=result.view(shape))
         call("gelu_backward", part, *norm[:3], result, output, sums, *shape)
         by_weight.addmm_(rows.t(), output.view(shape))
-        by_bias += rows.sum(dim=0)
+        by_bias += sum_of_rows(rows)
     return by_weight, by_bias
 
 

@@ -8,7 +8,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from densevit.kernels.gpu.tiles import long, PROGRAMS, add_partials, new_partials, read, window_cells, write
+from densevit.kernels.gpu.tiles import (
+    PROGRAMS,
+    add_partials,
+    cdiv,
+    launch,
+    long,
+    new_partials,
+    power_of_two,
+    read,
+    window_cells,
+    write,
+)
 from densevit.kernels.gpu.windows import axes
 
 LARGEST_TILE = 128
@@ -16,7 +27,7 @@ LARGEST_TILE = 128
 
 
 def tile_of(count: int) -> int:
-    return max(16, triton.next_power_of_2(count))
+    return max(16, power_of_two(count))
 
 
 def window_attention(
@@ -26,10 +37,9 @@ def window_attention(
 ) -> None:  # fmt: skip
     group = axes(y, x)
     windows = B * group.per_image
-    _windows[(min(windows, triton.cdiv(4 * PROGRAMS, heads)), heads)](
-        q, k, v, q_shift, k_shift, v_shift, bias, out, windows, H * W, W, *group, scale,
-        D=dim, TOKENS=tile_of(group.tokens), WIDTH=tile_of(dim),
-    )  # fmt: skip
+    arguments = (q, k, v, q_shift, k_shift, v_shift, bias, out, windows, H * W, W, *group, scale)
+    grid = min(windows, cdiv(8 * PROGRAMS, heads)), heads
+    launch(_windows, grid, arguments, (dim, tile_of(group.tokens), tile_of(dim)))
 
 
 def window_attention_backward(
@@ -39,12 +49,10 @@ def window_attention_backward(
 ) -> None:  # fmt: skip
     group = axes(y, x)
     windows = B * group.per_image
-    programs = min(windows, triton.cdiv(PROGRAMS, heads))
+    programs = min(windows, cdiv(PROGRAMS, heads))
     partials = None if bias is None else new_partials(programs, heads, group.tokens**2, q)
-    _windows_backward[(programs, heads)](
-        q, k, v, bias, grad, grad_q, grad_k, grad_v, partials, windows, H * W, W, *group, scale,
-        D=dim, TOKENS=tile_of(group.tokens), WIDTH=tile_of(dim),
-    )  # fmt: skip
+    arguments = (q, k, v, bias, grad, grad_q, grad_k, grad_v, partials, windows, H * W, W, *group, scale)
+    launch(_windows_backward, (programs, heads), arguments, (dim, tile_of(group.tokens), tile_of(dim)), warps=8)
     if partials is not None:
         add_partials(partials, grad_bias)
 
@@ -82,7 +90,25 @@ def _load(x, shift, at, mask, channel, inside):
     return value
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "windows",
+        "area",
+        "W",
+        "top",
+        "down_span",
+        "down_step",
+        "down_width",
+        "left",
+        "across_span",
+        "across_step",
+        "across_width",
+        "columns",
+        "per_image",
+        "per_row",
+        "tokens",
+    ]
+)
 def _windows(
     q, k, v, q_shift, k_shift, v_shift, bias, out, windows, area, W, top, down_span, down_step, down_width, left,
     across_span, across_step, across_width, columns, per_image, per_row, tokens, scale,
@@ -107,7 +133,25 @@ def _windows(
         write(out + at, _dot(p.to(value.dtype), value), mask)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "windows",
+        "area",
+        "W",
+        "top",
+        "down_span",
+        "down_step",
+        "down_width",
+        "left",
+        "across_span",
+        "across_step",
+        "across_width",
+        "columns",
+        "per_image",
+        "per_row",
+        "tokens",
+    ]
+)
 def _windows_backward(
     q, k, v, bias, grad, grad_q, grad_k, grad_v, partials, windows, area, W, top, down_span, down_step, down_width,
     left, across_span, across_step, across_width, columns, per_image, per_row, tokens, scale,
@@ -145,5 +189,7 @@ def _windows_backward(
     if partials is not None:
         to = long(tl.program_id(0) * tl.num_programs(1) + head) * tokens * tokens
         tl.store(
-            partials + to + t[:, None] * tokens + t[None, :], of_bias, mask=(t < tokens)[:, None] & (t < tokens)[None, :]
+            partials + to + t[:, None] * tokens + t[None, :],
+            of_bias,
+            mask=(t < tokens)[:, None] & (t < tokens)[None, :],
         )

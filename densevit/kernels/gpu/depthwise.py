@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from densevit.kernels.gpu.rows import affine_gelu
-from densevit.kernels.gpu.tiles import long, channel_tile, gelu, read, write
+from densevit.kernels.gpu.tiles import cdiv, channel_tile, gelu, launch, long, read, write
 
 COLUMNS = 16
 """Cells of a row that one program takes."""
@@ -29,15 +29,13 @@ def depthwise(
     _, Ho, Wo, outputs = y.shape
     width = channel_tile(outputs)
     if stride == 1 and outputs == C:
-        across, down = triton.cdiv(W, COLUMNS), triton.cdiv(H, LINES)
-        _downwards[(B * down * across, triton.cdiv(C, width))](
-            x, weight, bias, addend, y, H, W, C, down, across, ACT=act, LINES=LINES, COLUMNS=COLUMNS, CHANNELS=width
-        )  # fmt: skip
+        across, down = cdiv(W, COLUMNS), cdiv(H, LINES)
+        arguments = (x, weight, bias, addend, y, H, W, C, down, across)
+        launch(_downwards, (B * down * across, cdiv(C, width)), arguments, (act, LINES, COLUMNS, width))
     else:
-        _cell_by_cell[(triton.cdiv(B * Ho * Wo, COLUMNS), triton.cdiv(outputs, width))](
-            x, weight, bias, addend, y, B * Ho * Wo, H, W, Ho, Wo, C,
-            MULTIPLIER=outputs // C, STRIDE=stride, ACT=act, CELLS=COLUMNS, CHANNELS=width,
-        )  # fmt: skip
+        grid = cdiv(B * Ho * Wo, COLUMNS), cdiv(outputs, width)
+        arguments = (x, weight, bias, addend, y, B * Ho * Wo, H, W, Ho, Wo, C)
+        launch(_cell_by_cell, grid, arguments, (outputs // C, stride, act, COLUMNS, width))
 
 
 @triton.jit
@@ -58,7 +56,7 @@ def _three(weight, line, c, C, left, middle, right):
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["H", "W", "down", "across"])
 def _downwards(
     x, weight, bias, addend, y, H, W, C, down, across,
     ACT: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -74,7 +72,7 @@ def _downwards(
         start += read(bias + c, inside)[None, :]
     above, here = start, start  # rows r - 1 and r of the output, as far as they are known before row r of the input
     mask = (j < W)[:, None] & inside[None, :]
-    for r in range(top - 1, min(top + LINES, H) + 1):
+    for r in range(top - 1, tl.minimum(top + LINES, H) + 1):
         left, middle = read_row(x + image, r, j - 1, c, H, W, C), read_row(x + image, r, j, c, H, W, C)
         right = read_row(x + image, r, j + 1, c, H, W, C)
         result = above + _three(weight, 2, c, C, left, middle, right)
@@ -89,7 +87,7 @@ def _downwards(
             write(y + at, result, mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["cells", "H", "W", "Ho", "Wo"])
 def _cell_by_cell(
     x, weight, bias, addend, y, cells, H, W, Ho, Wo, C,
     MULTIPLIER: tl.constexpr, STRIDE: tl.constexpr, ACT: tl.constexpr, CELLS: tl.constexpr, CHANNELS: tl.constexpr,

@@ -1,12 +1,11 @@
 """Attention of every cell of a map on keys of its own (HLG's global step). As `source/attention.cpp`."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from densevit.kernels.gpu.attention import _dot, _mask_of, _read_bias, _softmax, tile_of
-from densevit.kernels.gpu.tiles import long, PROGRAMS, add_partials, new_partials, write
+from densevit.kernels.gpu.tiles import PROGRAMS, add_partials, cdiv, launch, long, new_partials, write
 
 QUERIES = 64
 
@@ -15,27 +14,27 @@ def key_attention(
     q: Tensor, q_step: int, k: Tensor, v: Tensor, kv_step: int, bias: Tensor | None, out: Tensor, B: int, N: int,
     M: int, heads: int, dim: int, scale: float,
 ) -> None:  # fmt: skip
-    blocks = triton.cdiv(N, QUERIES)
-    _keys[(min(B, triton.cdiv(4 * PROGRAMS, blocks * heads)), blocks, heads)](
-        q, q_step, k, v, kv_step, bias, out, B, N, M, scale, D=dim, QUERIES=QUERIES, KEYS=tile_of(M), WIDTH=tile_of(dim)
-    )
+    blocks = cdiv(N, QUERIES)
+    grid = min(B, cdiv(8 * PROGRAMS, blocks * heads)), blocks, heads
+    arguments = (q, q_step, k, v, kv_step, bias, out, B, N, M, scale)
+    launch(_keys, grid, arguments, (dim, QUERIES, tile_of(M), tile_of(dim)))
 
 
 def key_attention_backward(
     q: Tensor, q_step: int, k: Tensor, v: Tensor, kv_step: int, bias: Tensor | None, grad: Tensor, grad_q: Tensor,
     grad_kv: Tensor, grad_bias: Tensor | None, B: int, N: int, M: int, heads: int, dim: int, parts: int, scale: float,
 ) -> None:  # fmt: skip
-    sizes = {"D": dim, "QUERIES": QUERIES, "KEYS": tile_of(M), "WIDTH": tile_of(dim)}
-    blocks = triton.cdiv(N, QUERIES)
-    programs = min(B, triton.cdiv(PROGRAMS, blocks * heads))
+    sizes, warps = (dim, QUERIES, tile_of(M), tile_of(dim)), 8 if M > 32 else 4
+    blocks = cdiv(N, QUERIES)
+    programs = min(B, cdiv(PROGRAMS, blocks * heads))
     partials = None if bias is None else new_partials(programs, heads, N * M, q)
-    _keys_backward[(programs, blocks, heads)](
-        q, q_step, k, v, kv_step, bias, grad, grad_q, partials, B, N, M, scale, **sizes
-    )
+    arguments = (q, q_step, k, v, kv_step, bias, grad, grad_q, partials, B, N, M, scale)
+    launch(_keys_backward, (programs, blocks, heads), arguments, sizes, warps=warps)
     if partials is not None:
         add_partials(partials, grad_bias)
-    each = triton.cdiv(blocks, parts)
-    _of_keys[(B, parts, heads)](q, q_step, k, v, kv_step, bias, grad, grad_kv, B, N, M, each, scale, **sizes)
+    each = cdiv(blocks, parts)
+    arguments = (q, q_step, k, v, kv_step, bias, grad, grad_kv, B, N, M, each, scale)
+    launch(_of_keys, (B, parts, heads), arguments, sizes, warps=warps)
 
 
 @triton.jit
@@ -43,7 +42,7 @@ def _rows(x, image, count, step, row, channel, mask):
     return tl.load(x + (long(image) * count + row)[:, None] * step + channel[None, :], mask=mask, other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "N", "M"])
 def _keys(
     q, q_step, k, v, kv_step, bias, out, B, N, M, scale,
     D: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
@@ -64,7 +63,7 @@ def _keys(
         write(out + at, _dot(p.to(value.dtype), value), queries)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "N", "M"])
 def _keys_backward(
     q, q_step, k, v, kv_step, bias, grad, grad_q, partials, B, N, M, scale,
     D: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
@@ -95,7 +94,7 @@ def _keys_backward(
         tl.store(partials + to, of_bias, mask=(n < N)[:, None] & (m < M)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "N", "M", "each"])
 def _of_keys(
     q, q_step, k, v, kv_step, bias, grad, grad_kv, B, N, M, each, scale,
     D: tl.constexpr, QUERIES: tl.constexpr, KEYS: tl.constexpr, WIDTH: tl.constexpr,
@@ -106,7 +105,7 @@ def _of_keys(
     channel, keys = head * D + d, (m < M)[:, None] & (d < D)[None, :]
     key, value = _rows(k, image, M, kv_step, m, channel, keys), _rows(v, image, M, kv_step, m, channel, keys)
     of_key, of_value = tl.zeros((KEYS, WIDTH), dtype=tl.float32), tl.zeros((KEYS, WIDTH), dtype=tl.float32)
-    for block in range(part * each, min((part + 1) * each, tl.cdiv(N, QUERIES))):
+    for block in range(part * each, tl.minimum((part + 1) * each, tl.cdiv(N, QUERIES))):
         n = block * QUERIES + tl.arange(0, QUERIES)
         queries = (n < N)[:, None] & (d < D)[None, :]
         query, g = _rows(q, image, N, q_step, n, channel, queries), _rows(grad, image, N, C, n, channel, queries)

@@ -7,9 +7,10 @@ from torch import Tensor
 from densevit.kernels.gpu.tiles import (
     PROGRAMS,
     add_partials,
+    cdiv,
     channel_tile,
-    gelu,
-    gelu_slope,
+    gelu_parts,
+    launch,
     new_partials,
     read,
     row_tile,
@@ -24,9 +25,9 @@ ROWS = 16
 def _share(rows: int, channels: int) -> tuple[int, int, int]:
     """Channels of a tile, programs along the rows, and tiles that each takes."""
     width = channel_tile(channels)
-    tiles = triton.cdiv(rows, ROWS)
-    each = triton.cdiv(tiles, max(1, PROGRAMS // triton.cdiv(channels, width)))
-    return width, triton.cdiv(tiles, each), each
+    tiles = cdiv(rows, ROWS)
+    each = cdiv(tiles, max(1, PROGRAMS // cdiv(channels, width)))
+    return width, cdiv(tiles, each), each
 
 
 def batch_norm(
@@ -36,15 +37,14 @@ def batch_norm(
     """vectors (4, C) <- scale, shift, mean and inverse deviation of the batch's norm; running statistics moved on."""
     width, programs, each = _share(rows, channels)
     partials = new_partials(programs, 2, channels, x)
-    grid = programs, triton.cdiv(channels, width)
-    _statistics[grid](x, partials, rows, channels, each, ROWS=ROWS, CHANNELS=width)
-    _finish_norm[(triton.cdiv(channels, 32),)](
-        x, partials, gamma, beta, running_mean, running_var, vectors, programs, rows, channels, momentum, eps,
-        ROWS=64, CHANNELS=32,
-    )  # fmt: skip
+    grid = programs, cdiv(channels, width)
+    launch(_statistics, grid, (x, partials, rows, channels, each), (ROWS, width))
+    running = (running_mean, running_var)
+    arguments = (x, partials, gamma, beta, *running, vectors, programs, rows, channels, momentum, eps)
+    launch(_finish_norm, (cdiv(channels, 32),), arguments, (64, 32))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "each"])
 def _statistics(x, partials, rows, channels, each, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     """Sums of x - x[0] and of its square: the first row is near enough to the mean for the squares to lose nothing."""
     first, block = tl.program_id(0), tl.program_id(1)
@@ -61,7 +61,7 @@ def _statistics(x, partials, rows, channels, each, ROWS: tl.constexpr, CHANNELS:
     tl.store(to + channels, tl.sum(squares, axis=0), mask=column < channels)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "rows"])
 def _finish_norm(
     x, partials, gamma, beta, running_mean, running_var, vectors, count, rows, channels, momentum, eps,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -89,6 +89,24 @@ def _finish_norm(
     write(running_var + column, old_var + momentum * (unbiased - old_var), inside)
 
 
+def column_sums(x: Tensor, sums: Tensor, rows: int, channels: int) -> None:
+    """sums (C,) += x.sum(dim=0)"""
+    width, programs, each = _share(rows, channels)
+    partials, grid = new_partials(programs, 1, channels, x), (programs, cdiv(channels, width))
+    launch(_column_sums, grid, (x, partials, rows, channels, each), (ROWS, width))
+    add_partials(partials, sums)
+
+
+@triton.jit(do_not_specialize=["rows", "each"])
+def _column_sums(x, partials, rows, channels, each, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    first, block = tl.program_id(0), tl.program_id(1)
+    column, total = block * CHANNELS + tl.arange(0, CHANNELS), tl.zeros((ROWS, CHANNELS), dtype=tl.float32)
+    for step in range(0, each):
+        _, _, at, mask = tile(rows, channels, first * each + step, block, ROWS, CHANNELS)
+        total += read(x + at, mask)
+    tl.store(partials + first * channels + column, tl.sum(total, axis=0), mask=column < channels)
+
+
 def gelu_backward(
     x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, grad: Tensor, output: Tensor | None, sums: Tensor,
     rows: int, channels: int,
@@ -108,14 +126,13 @@ def _gelu_gradients(
     output: Tensor | None, sums: Tensor, rows: int, channels: int,
 ) -> None:  # fmt: skip
     width, programs, each = _share(rows, channels)
-    partials, grid = new_partials(programs, 2, channels, y), (programs, triton.cdiv(channels, width))
-    _gelu_backward[grid](
-        x, y, scale, shift, mean, grad, grad_x, output, partials, rows, channels, each, ROWS=ROWS, CHANNELS=width
-    )
+    partials, grid = new_partials(programs, 2, channels, y), (programs, cdiv(channels, width))
+    arguments = (x, y, scale, shift, mean, grad, grad_x, output, partials, rows, channels, each)
+    launch(_gelu_backward, grid, arguments, (ROWS, width))
     add_partials(partials, sums)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "each"])
 def _gelu_backward(
     x, y, scale, shift, mean, grad, grad_x, output, partials, rows, channels, each,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -132,9 +149,10 @@ def _gelu_backward(
         normed = value * a + b
         if x is not None:
             normed += read(x + at, mask)
-        d = read(grad + at, mask) * gelu_slope(normed)
+        activated, slope = gelu_parts(normed)
+        d = read(grad + at, mask) * slope
         if output is not None:
-            write(output + at, gelu(normed), mask)
+            write(output + at, activated, mask)
         write(grad_x + at, d, mask)
         total += d
         along += d * (value - centre)
@@ -149,13 +167,11 @@ def norm_backward(
 ) -> None:  # fmt: skip
     width = channel_tile(channels)
     height = 4096 // width
-    grid = triton.cdiv(rows, height), triton.cdiv(channels, width)
-    _norm_backward[grid](
-        x, scale, mean, offset, slope, grad, grad_x, rows, channels, ROWS=height, CHANNELS=width
-    )  # fmt: skip
+    grid = cdiv(rows, height), cdiv(channels, width)
+    launch(_norm_backward, grid, (x, scale, mean, offset, slope, grad, grad_x, rows, channels), (height, width))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _norm_backward(
     x, scale, mean, offset, slope, grad, grad_x, rows, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr
 ):  # fmt: skip
@@ -171,17 +187,15 @@ def layer_norm_backward(
     sums: Tensor, rows: int, channels: int, per_image: int, eps: float,
 ) -> None:  # fmt: skip
     height, width = row_tile(channels)
-    tiles = triton.cdiv(rows, height)
-    each = triton.cdiv(tiles, PROGRAMS)
-    partials = new_partials(triton.cdiv(tiles, each), 2, channels, x)
-    _layer_norm_backward[(len(partials),)](
-        x, weight, grad, factors, addend, grad_x, partials, rows, channels, per_image, each, eps,
-        ROWS=height, CHANNELS=width,
-    )  # fmt: skip
+    tiles = cdiv(rows, height)
+    each = cdiv(tiles, PROGRAMS)
+    partials = new_partials(cdiv(tiles, each), 2, channels, x)
+    arguments = (x, weight, grad, factors, addend, grad_x, partials, rows, channels, per_image, each, eps)
+    launch(_layer_norm_backward, (len(partials),), arguments, (height, width))
     add_partials(partials, sums)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "per_image", "each"])
 def _layer_norm_backward(
     x, weight, grad, factors, addend, grad_x, partials, rows, channels, per_image, each, eps,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,

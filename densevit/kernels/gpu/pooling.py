@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from densevit.kernels.gpu.tiles import long, channel_tile, read, window_cells, write
+from densevit.kernels.gpu.tiles import cdiv, channel_tile, launch, long, read, window_cells, write
 from densevit.kernels.gpu.windows import Axes, axes
 
 
@@ -14,7 +14,8 @@ def pool_windows(
 ) -> None:  # fmt: skip
     group = axes(y, x_run)
     width = channel_tile(C)
-    _pool[_grid(B, C, group)](x, out, H * W, W, C, *group, place, down * across, across, TOKENS=64, CHANNELS=width)
+    arguments = (x, out, H * W, W, C, *group, place, down * across, across)
+    launch(_pool, _grid(B, C, group), arguments, (64, width))
 
 
 def pool_windows_backward(
@@ -22,16 +23,35 @@ def pool_windows_backward(
     x_run: tuple[int, ...], place: int, down: int, across: int,
 ) -> None:  # fmt: skip
     group = axes(y, x_run)
-    _pool_backward[_grid(B, C, group)](
-        grad, addend, grad_x, H * W, W, C, *group, place, down * across, across, TOKENS=16, CHANNELS=channel_tile(C)
-    )
+    arguments = (grad, addend, grad_x, H * W, W, C, *group, place, down * across, across)
+    launch(_pool_backward, _grid(B, C, group), arguments, (16, channel_tile(C)))
 
 
 def _grid(B: int, C: int, group: Axes) -> tuple[int, int]:
-    return B * group.per_image, triton.cdiv(C, channel_tile(C))
+    return B * group.per_image, cdiv(C, channel_tile(C))
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "area",
+        "W",
+        "top",
+        "down_span",
+        "down_step",
+        "down_width",
+        "left",
+        "across_span",
+        "across_step",
+        "across_width",
+        "columns",
+        "per_image",
+        "per_row",
+        "tokens",
+        "place",
+        "windows",
+        "across",
+    ]
+)
 def _pool(
     x, out, area, W, C, top, down_span, down_step, down_width, left, across_span, across_step, across_width, columns,
     per_image, per_row, tokens, place, windows, across, TOKENS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -42,7 +62,19 @@ def _pool(
     for first in range(0, tokens, TOKENS):
         t = first + tl.arange(0, TOKENS)
         cells = window_cells(
-            n, t, W, top, down_span, down_step, down_width, left, across_span, across_step, across_width, columns, per_row
+            n,
+            t,
+            W,
+            top,
+            down_span,
+            down_step,
+            down_width,
+            left,
+            across_span,
+            across_step,
+            across_width,
+            columns,
+            per_row,
         )
         mask = (t < tokens)[:, None] & (c < C)[None, :]
         total += read(x + (image * area + cells)[:, None] * C + c[None, :], mask)
@@ -50,7 +82,27 @@ def _pool(
     write(out + to, tl.sum(total, axis=0) / tokens, c < C)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "area",
+        "W",
+        "top",
+        "down_span",
+        "down_step",
+        "down_width",
+        "left",
+        "across_span",
+        "across_step",
+        "across_width",
+        "columns",
+        "per_image",
+        "per_row",
+        "tokens",
+        "place",
+        "windows",
+        "across",
+    ]
+)
 def _pool_backward(
     grad, addend, grad_x, area, W, C, top, down_span, down_step, down_width, left, across_span, across_step,
     across_width, columns, per_image, per_row, tokens, place, windows, across,
@@ -62,7 +114,19 @@ def _pool_backward(
     for first in range(0, tokens, TOKENS):
         t = first + tl.arange(0, TOKENS)
         cells = window_cells(
-            n, t, W, top, down_span, down_step, down_width, left, across_span, across_step, across_width, columns, per_row
+            n,
+            t,
+            W,
+            top,
+            down_span,
+            down_step,
+            down_width,
+            left,
+            across_span,
+            across_step,
+            across_width,
+            columns,
+            per_row,
         )
         mask = (t < tokens)[:, None] & (c < C)[None, :]
         at = (image * area + cells)[:, None] * C + c[None, :]

@@ -4,23 +4,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from densevit.kernels.gpu.tiles import channel_tile, gelu, read, row_tile, tile, write
+from densevit.kernels.gpu.tiles import cdiv, channel_tile, gelu, launch, read, row_tile, tile, write
 
 
 def affine_gelu(x: Tensor, scale: Tensor, shift: Tensor, out: Tensor, rows: int, channels: int) -> None:
     add_gelu(None, x, scale, shift, out, rows, channels)
 
 
-def add_gelu(
-    x: Tensor | None, y: Tensor, scale: Tensor, shift: Tensor, out: Tensor, rows: int, channels: int
-) -> None:
+def add_gelu(x: Tensor | None, y: Tensor, scale: Tensor, shift: Tensor, out: Tensor, rows: int, channels: int) -> None:
     width = channel_tile(channels)
     height = 4096 // width
-    grid = triton.cdiv(rows, height), triton.cdiv(channels, width)
-    _add_gelu[grid](x, y, scale, shift, out, rows, channels, ROWS=height, CHANNELS=width)
+    grid = cdiv(rows, height), cdiv(channels, width)
+    launch(_add_gelu, grid, (x, y, scale, shift, out, rows, channels), (height, width))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _add_gelu(x, y, scale, shift, out, rows, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     _, channel, at, mask = tile(rows, channels, tl.program_id(0), tl.program_id(1), ROWS, CHANNELS)
     inside = channel < channels
@@ -34,10 +32,9 @@ def norm_add(
     x: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor, residual: Tensor | None, factors: Tensor | None,
     out: Tensor, rows: int, channels: int, per_image: int, eps: float,
 ) -> None:  # fmt: skip
-    height, width = row_tile(channels)
-    _norm_add[(triton.cdiv(rows, height),)](
-        x, shift, weight, bias, residual, factors, out, rows, channels, per_image, eps, ROWS=height, CHANNELS=width
-    )
+    tile = row_tile(channels)
+    arguments = (x, shift, weight, bias, residual, factors, out, rows, channels, per_image, eps)
+    launch(_norm_add, (cdiv(rows, tile[0]),), arguments, tile)
 
 
 @triton.jit
@@ -49,7 +46,7 @@ def _layer_norm(x, weight, bias, channel, channels, eps):
     return centred * inverse[:, None] * read(weight + channel, inside)[None, :] + read(bias + channel, inside)[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "per_image"])
 def _norm_add(
     x, shift, weight, bias, residual, factors, out, rows, channels, per_image, eps,
     ROWS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -70,13 +67,12 @@ def add_gelu_norm(
     x: Tensor, y: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, rows: int, channels: int,
     eps: float,
 ) -> None:  # fmt: skip
-    height, width = row_tile(channels)
-    _add_gelu_norm[(triton.cdiv(rows, height),)](
-        x, y, scale, shift, weight, bias, rows, channels, eps, ROWS=height, CHANNELS=width
-    )
+    tile = row_tile(channels)
+    arguments = (x, y, scale, shift, weight, bias, rows, channels, eps)
+    launch(_add_gelu_norm, (cdiv(rows, tile[0]),), arguments, tile)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _add_gelu_norm(
     x, y, scale, shift, weight, bias, rows, channels, eps, ROWS: tl.constexpr, CHANNELS: tl.constexpr
 ):  # fmt: skip
@@ -92,13 +88,11 @@ def add_norm(
     x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, total: Tensor, normed: Tensor, rows: int, channels: int,
     eps: float,
 ) -> None:  # fmt: skip
-    height, width = row_tile(channels)
-    _add_norm[(triton.cdiv(rows, height),)](
-        x, y, weight, bias, total, normed, rows, channels, eps, ROWS=height, CHANNELS=width
-    )
+    tile = row_tile(channels)
+    launch(_add_norm, (cdiv(rows, tile[0]),), (x, y, weight, bias, total, normed, rows, channels, eps), tile)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _add_norm(x, y, weight, bias, total, normed, rows, channels, eps, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
     _, channel, at, mask = tile(rows, channels, tl.program_id(0), 0, ROWS, CHANNELS)
     value = read(y + at, mask)
