@@ -1,7 +1,8 @@
-"""Call a kernel by its name: for a CPU those of `source/*.cpp`, for a GPU those of `gpu/*.py`.
+"""Call a kernel by its name: on a CPU those of `source/*.cpp`, on a GPU those of `gpu/*.py`.
 
-The former are compiled once per machine. The result lies in `$XDG_CACHE_HOME/densevit` (`~/.cache/densevit`) under a name made from the sources, the compiler and
-the processor. Where it cannot be built, or with `DENSEVIT_KERNELS=0`, the models run on PyTorch's own operators.
+The former are compiled once per machine, into `$XDG_CACHE_HOME/densevit` (`~/.cache/densevit`) under a name made from
+the sources, the compiler and the processor; the latter by Triton, which keeps them in `~/.triton/cache`. Where they
+cannot be built, or with `DENSEVIT_KERNELS=0`, the models run on PyTorch's own operators.
 """
 
 import ctypes

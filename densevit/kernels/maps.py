@@ -71,7 +71,8 @@ def depthwise(
 ) -> Tensor:
     """3x3 depth-wise convolution with `weight` (9, C), padding 1: (B, H, W, C) -> (B, ceil(H / s), ceil(W / s), C).
 
-    On a GPU the bias may be None and `weight` (9, m * C), for m * C channels. `before` (scale, shift): of GELU(x * scale + shift) instead of x. `act`: GELU of the result; then `addend` is added.
+    `before` (scale, shift): of GELU(x * scale + shift) instead of x. `act`: GELU of the result; then `addend` is added.
+    On a GPU the bias may be None, and with `weight` (9, m * C) output channel o is one of input channel o // m.
     """
     assert x.is_contiguous()
     assert addend is None or addend.is_contiguous()

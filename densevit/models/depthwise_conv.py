@@ -1,7 +1,7 @@
 """A 3x3 depth-wise convolution on a GPU, with one or more output channels for each of its input, as one step.
 
-cuDNN takes such a convolution channel by channel in bfloat16 where it has two outputs for each input: 192 kernels and 84
-ms for a gradient that needs one pass over the map.
+Where there are two, cuDNN takes a convolution in bfloat16 channel by channel: 192 kernels and 84 ms for the gradients
+of a step of HLG-Small on an H200.
 
 Shapes: B batch, H W map, C channels; maps are (B, H, W, C), contiguous.
 """

@@ -49,7 +49,7 @@ def whole_vectors(layer: HLGLayer) -> bool:
 
 
 def plain(layer: HLGLayer, *, training: bool) -> bool:
-    """Whether all parts are in this mode and what `hlg_layer` made them: an adapter, hook or parametrization is called."""
+    """Whether all parts are in this mode and what `hlg_layer` made them: an adapter or a hook must be called."""
     if type(layer) is not HLGLayer or type(layer.attn) not in (LocalGlobalAttention, FullAttention):
         return False  # a step of `hlg_ablations`
     return _untouched(layer, training)

@@ -61,8 +61,8 @@ class AxisOffsets:
 def axis_offsets(num_queries: int, centers_doubled: list[int], *, device: torch.device | None = None) -> AxisOffsets:
     """Offsets from query cells 0, 1, ... to keys at the given (doubled) coordinates: query minus key.
 
-    The values run in steps of one cell, or of half a cell where some keys lie between cells and others on them. Kept for
-    each size while nothing is compiled or recorded: a GPU would be waited for every time.
+    The values run in steps of one cell, or of half a cell where some keys lie between cells and others on them. They
+    are kept for each size, where nothing is compiled or traced: to make them again, a GPU is waited for every time.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or _len_torch_dispatch_stack():
         return _axis_offsets(num_queries, tuple(centers_doubled), device)

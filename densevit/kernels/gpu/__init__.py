@@ -7,7 +7,14 @@ from densevit.kernels.gpu.attention import window_attention, window_attention_ba
 from densevit.kernels.gpu.depthwise import depthwise
 from densevit.kernels.gpu.depthwise_backward import depthwise_backward
 from densevit.kernels.gpu.key_attention import key_attention, key_attention_backward
-from densevit.kernels.gpu.norms import add_gelu_backward, batch_norm, column_sums, gelu_backward, layer_norm_backward, norm_backward
+from densevit.kernels.gpu.norms import (
+    add_gelu_backward,
+    batch_norm,
+    column_sums,
+    gelu_backward,
+    layer_norm_backward,
+    norm_backward,
+)
 from densevit.kernels.gpu.pooling import pool_windows, pool_windows_backward
 from densevit.kernels.gpu.rows import add_gelu, add_gelu_norm, add_norm, affine_gelu, norm_add
 

@@ -1,6 +1,6 @@
-"""Attention on maps as they lie in memory: inside windows, and of every cell on keys of its own. As `source/attention.cpp`.
+"""Attention inside windows, on maps as they lie in memory. As `source/attention.cpp`.
 
-A program takes a head of as many windows, or images, as come to it, and keeps that head's bias (and its gradient).
+A program takes a head of as many windows as come to it, and keeps that head's bias and its gradient.
 Products of float32 are taken by three of tf32, which is as exact as float32 to a bit or two.
 """
 
@@ -20,10 +20,7 @@ from densevit.kernels.gpu.tiles import (
     window_cells,
     write,
 )
-from densevit.kernels.gpu.windows import axes
-
-LARGEST_TILE = 128
-"""Keys that a head can have in one tile."""
+from densevit.kernels.gpu.windows import Axes, axes
 
 
 def tile_of(count: int) -> int:
@@ -52,32 +49,29 @@ def window_attention_backward(
     programs = min(windows, cdiv(PROGRAMS, heads))
     partials = None if bias is None else new_partials(programs, heads, group.tokens**2, q)
     arguments = (q, k, v, bias, grad, grad_q, grad_k, grad_v, partials, windows, H * W, W, *group, scale)
-    launch(_windows_backward, (programs, heads), arguments, (dim, tile_of(group.tokens), tile_of(dim)), warps=8)
-    if partials is not None:
+    launch(_windows_backward, (programs, heads), arguments, (dim, tile_of(group.tokens), tile_of(dim)))
+    if partials is not None and grad_bias is not None:
         add_partials(partials, grad_bias)
 
 
 @triton.jit
-def _read_bias(bias, head, rows, row, count, column):
-    """(heads, rows, count) at [head, row, column]; minus infinity beyond the last key."""
-    at = (long(head) * rows + row)[:, None] * count + column[None, :]
-    value = read(bias + at, (row < rows)[:, None] & (column < count)[None, :])
+def read_bias(bias, head, rows, row, count, column):
+    """(heads, rows, count) at [head, row, column], zero without a bias; minus infinity beyond the last key."""
+    mask = (row < rows)[:, None] & (column < count)[None, :]
+    value = tl.where(mask, 0.0, 0.0)
+    if bias is not None:
+        value += read(bias + (long(head) * rows + row)[:, None] * count + column[None, :], mask)
     return tl.where((column < count)[None, :], value, float("-inf"))
 
 
 @triton.jit
-def _mask_of(column, count):
-    return tl.where(column < count, 0.0, float("-inf"))[None, :]
-
-
-@triton.jit
-def _softmax(scores):
+def softmax(scores):
     scores = tl.exp(scores - tl.max(scores, axis=1)[:, None])
     return scores / tl.sum(scores, axis=1)[:, None]
 
 
 @triton.jit
-def _dot(a, b):
+def dot(a, b):
     return tl.dot(a, b, input_precision="tf32x3")
 
 
@@ -90,25 +84,7 @@ def _load(x, shift, at, mask, channel, inside):
     return value
 
 
-@triton.jit(
-    do_not_specialize=[
-        "windows",
-        "area",
-        "W",
-        "top",
-        "down_span",
-        "down_step",
-        "down_width",
-        "left",
-        "across_span",
-        "across_step",
-        "across_width",
-        "columns",
-        "per_image",
-        "per_row",
-        "tokens",
-    ]
-)
+@triton.jit(do_not_specialize=[*Axes._fields, "windows", "area", "W"])
 def _windows(
     q, k, v, q_shift, k_shift, v_shift, bias, out, windows, area, W, top, down_span, down_step, down_width, left,
     across_span, across_step, across_width, columns, per_image, per_row, tokens, scale,
@@ -117,10 +93,7 @@ def _windows(
     head, C = tl.program_id(1), tl.num_programs(1) * D
     t, d = tl.arange(0, TOKENS), tl.arange(0, WIDTH)
     mask, channel = (t < tokens)[:, None] & (d < D)[None, :], head * D + d
-    if bias is not None:
-        b = _read_bias(bias, head, tokens, t, tokens, t)
-    else:
-        b = _mask_of(t, tokens)
+    b = read_bias(bias, head, tokens, t, tokens, t)
     for n in range(tl.program_id(0), windows, tl.num_programs(0)):
         cells = window_cells(
             n % per_image, t, W, top, down_span, down_step, down_width, left, across_span, across_step, across_width,
@@ -128,30 +101,12 @@ def _windows(
         )  # fmt: skip
         at = (long(n // per_image) * area + cells)[:, None] * C + channel[None, :]
         query, key = _load(q, q_shift, at, mask, channel, d < D), _load(k, k_shift, at, mask, channel, d < D)
-        p = _softmax(_dot(query, tl.trans(key)) * scale + b)
+        p = softmax(dot(query, tl.trans(key)) * scale + b)
         value = _load(v, v_shift, at, mask, channel, d < D)
-        write(out + at, _dot(p.to(value.dtype), value), mask)
+        write(out + at, dot(p.to(value.dtype), value), mask)
 
 
-@triton.jit(
-    do_not_specialize=[
-        "windows",
-        "area",
-        "W",
-        "top",
-        "down_span",
-        "down_step",
-        "down_width",
-        "left",
-        "across_span",
-        "across_step",
-        "across_width",
-        "columns",
-        "per_image",
-        "per_row",
-        "tokens",
-    ]
-)
+@triton.jit(do_not_specialize=[*Axes._fields, "windows", "area", "W"])
 def _windows_backward(
     q, k, v, bias, grad, grad_q, grad_k, grad_v, partials, windows, area, W, top, down_span, down_step, down_width,
     left, across_span, across_step, across_width, columns, per_image, per_row, tokens, scale,
@@ -161,10 +116,7 @@ def _windows_backward(
     head, C = tl.program_id(1), tl.num_programs(1) * D
     t, d = tl.arange(0, TOKENS), tl.arange(0, WIDTH)
     mask, channel = (t < tokens)[:, None] & (d < D)[None, :], head * D + d
-    if bias is not None:
-        b = _read_bias(bias, head, tokens, t, tokens, t)
-    else:
-        b = _mask_of(t, tokens)
+    b = read_bias(bias, head, tokens, t, tokens, t)
     of_bias = tl.zeros((TOKENS, TOKENS), dtype=tl.float32)
     for n in range(tl.program_id(0), windows, tl.num_programs(0)):
         cells = window_cells(
@@ -174,13 +126,13 @@ def _windows_backward(
         at = (long(n // per_image) * area + cells)[:, None] * C + channel[None, :]
         query, key = tl.load(q + at, mask=mask, other=0.0), tl.load(k + at, mask=mask, other=0.0)
         value, g = tl.load(v + at, mask=mask, other=0.0), tl.load(grad + at, mask=mask, other=0.0)
-        p = _softmax(_dot(query, tl.trans(key)) * scale + b)
-        write(grad_v + at, _dot(tl.trans(p.to(g.dtype)), g), mask)
-        of_p = _dot(g, tl.trans(value))
+        p = softmax(dot(query, tl.trans(key)) * scale + b)
+        write(grad_v + at, dot(tl.trans(p.to(g.dtype)), g), mask)
+        of_p = dot(g, tl.trans(value))
         of_scores = p * (of_p - tl.sum(p * of_p, axis=1)[:, None])
         of_bias += of_scores
         of_scores = (of_scores * scale).to(key.dtype)
-        of_query, of_key = _dot(of_scores, key), _dot(tl.trans(of_scores), query)
+        of_query, of_key = dot(of_scores, key), dot(tl.trans(of_scores), query)
         if grad_k is None:
             write(grad_q + at, of_query + of_key, mask)
         else:

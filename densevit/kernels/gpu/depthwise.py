@@ -22,7 +22,7 @@ def depthwise(
     y: Tensor, B: int, H: int, W: int, C: int, stride: int, act: int,
 ) -> None:  # fmt: skip
     """GELU before the convolution takes a pass of its own: every cell is read three times."""
-    if scale is not None:
+    if scale is not None and shift is not None:
         inner = torch.empty_like(x)
         affine_gelu(x, scale, shift, inner, B * H * W, C)
         x = inner
@@ -34,8 +34,8 @@ def depthwise(
         launch(_downwards, (B * down * across, cdiv(C, width)), arguments, (act, LINES, COLUMNS, width))
     else:
         grid = cdiv(B * Ho * Wo, COLUMNS), cdiv(outputs, width)
-        arguments = (x, weight, bias, addend, y, B * Ho * Wo, H, W, Ho, Wo, C)
-        launch(_cell_by_cell, grid, arguments, (outputs // C, stride, act, COLUMNS, width))
+        cells = (x, weight, bias, addend, y, B * Ho * Wo, H, W, Ho, Wo, C)
+        launch(_cell_by_cell, grid, cells, (outputs // C, stride, act, COLUMNS, width))
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Gradients of `depthwise` without act and addend. As `depthwise_backward` of `source/depthwise.cpp`, with a multiplier."""
+"""Gradients of `depthwise` without act and addend. As those of `source/depthwise.cpp`, with a multiplier."""
 
 import triton
 import triton.language as tl
@@ -38,7 +38,7 @@ def depthwise_backward(
     partials = new_partials(cdiv(B, each) * down * across, 12, outputs, x)
     sizes = (B, H, W, Ho, Wo, C, down, across, each)
     arguments = (x, scale, shift, mean, weight, grad_y, grad_x, partials, *sizes)
-    launch(_downwards, (len(partials), blocks), arguments, (outputs // C, stride, LINES, COLUMNS, width))
+    launch(_downwards, (len(partials), blocks), arguments, (outputs // C, stride, LINES, COLUMNS, width), warps=8)
     add_partials(partials, sums)
 
 
@@ -104,10 +104,8 @@ def _downwards(
             for r in range(top - 1, bottom + 1):
                 value_below, inner_below, slope_below = _inner(x + image, scale, shift, r + 1, j, c, H, W, C)
                 inner_below = tl.where(r + 1 < bottom, inner_below, 0.0)
-                left, middle = (
-                    _gradients(grads, r, j - 1, o, Ho, Wo, outputs, STRIDE),
-                    _gradients(grads, r, j, o, Ho, Wo, outputs, STRIDE),
-                )
+                left = _gradients(grads, r, j - 1, o, Ho, Wo, outputs, STRIDE)
+                middle = _gradients(grads, r, j, o, Ho, Wo, outputs, STRIDE)
                 right = _gradients(grads, r, j + 1, o, Ho, Wo, outputs, STRIDE)
                 # row r met input row r + ky - 1 through line ky of the kernel, and column j + 1 - kx through kx
                 result = above + _three(weight, outputs, o, left, middle, right)

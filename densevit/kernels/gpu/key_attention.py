@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from densevit.kernels.gpu.attention import _dot, _mask_of, _read_bias, _softmax, tile_of
+from densevit.kernels.gpu.attention import dot, read_bias, softmax, tile_of
 from densevit.kernels.gpu.tiles import PROGRAMS, add_partials, cdiv, launch, long, new_partials, write
 
 QUERIES = 64
@@ -24,17 +24,17 @@ def key_attention_backward(
     q: Tensor, q_step: int, k: Tensor, v: Tensor, kv_step: int, bias: Tensor | None, grad: Tensor, grad_q: Tensor,
     grad_kv: Tensor, grad_bias: Tensor | None, B: int, N: int, M: int, heads: int, dim: int, parts: int, scale: float,
 ) -> None:  # fmt: skip
-    sizes, warps = (dim, QUERIES, tile_of(M), tile_of(dim)), 8 if M > 32 else 4
+    sizes = (dim, QUERIES, tile_of(M), tile_of(dim))
     blocks = cdiv(N, QUERIES)
     programs = min(B, cdiv(PROGRAMS, blocks * heads))
     partials = None if bias is None else new_partials(programs, heads, N * M, q)
     arguments = (q, q_step, k, v, kv_step, bias, grad, grad_q, partials, B, N, M, scale)
-    launch(_keys_backward, (programs, blocks, heads), arguments, sizes, warps=warps)
-    if partials is not None:
+    launch(_keys_backward, (programs, blocks, heads), arguments, sizes)
+    if partials is not None and grad_bias is not None:
         add_partials(partials, grad_bias)
     each = cdiv(blocks, parts)
-    arguments = (q, q_step, k, v, kv_step, bias, grad, grad_kv, B, N, M, each, scale)
-    launch(_of_keys, (B, parts, heads), arguments, sizes, warps=warps)
+    of_keys = (q, q_step, k, v, kv_step, bias, grad, grad_kv, B, N, M, each, scale)
+    launch(_of_keys, (B, parts, heads), of_keys, sizes)
 
 
 @triton.jit
@@ -51,16 +51,13 @@ def _keys(
     n, m, d = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES), tl.arange(0, KEYS), tl.arange(0, WIDTH)
     channel, queries = head * D + d, (n < N)[:, None] & (d < D)[None, :]
     keys = (m < M)[:, None] & (d < D)[None, :]
-    if bias is not None:
-        b = _read_bias(bias, head, N, n, M, m)
-    else:
-        b = _mask_of(m, M)
+    b = read_bias(bias, head, N, n, M, m)
     for image in range(tl.program_id(0), B, tl.num_programs(0)):
         query = _rows(q, image, N, q_step, n, channel, queries)
-        p = _softmax(_dot(query, tl.trans(_rows(k, image, M, kv_step, m, channel, keys))) * scale + b)
+        p = softmax(dot(query, tl.trans(_rows(k, image, M, kv_step, m, channel, keys))) * scale + b)
         value = _rows(v, image, M, kv_step, m, channel, keys)
         at = (long(image) * N + n)[:, None] * C + channel[None, :]
-        write(out + at, _dot(p.to(value.dtype), value), queries)
+        write(out + at, dot(p.to(value.dtype), value), queries)
 
 
 @triton.jit(do_not_specialize=["B", "N", "M"])
@@ -73,22 +70,19 @@ def _keys_backward(
     n, m, d = tl.program_id(1) * QUERIES + tl.arange(0, QUERIES), tl.arange(0, KEYS), tl.arange(0, WIDTH)
     channel, queries = head * D + d, (n < N)[:, None] & (d < D)[None, :]
     keys = (m < M)[:, None] & (d < D)[None, :]
-    if bias is not None:
-        b = _read_bias(bias, head, N, n, M, m)
-    else:
-        b = _mask_of(m, M)
+    b = read_bias(bias, head, N, n, M, m)
     of_bias = tl.zeros((QUERIES, KEYS), dtype=tl.float32)
     for image in range(tl.program_id(0), B, tl.num_programs(0)):
         query, key = (
             _rows(q, image, N, q_step, n, channel, queries), _rows(k, image, M, kv_step, m, channel, keys)
         )  # fmt: skip
         g, value = _rows(grad, image, N, C, n, channel, queries), _rows(v, image, M, kv_step, m, channel, keys)
-        p = _softmax(_dot(query, tl.trans(key)) * scale + b)
-        of_p = _dot(g, tl.trans(value))
+        p = softmax(dot(query, tl.trans(key)) * scale + b)
+        of_p = dot(g, tl.trans(value))
         of_scores = p * (of_p - tl.sum(p * of_p, axis=1)[:, None])
         of_bias += of_scores
         at = (long(image) * N + n)[:, None] * C + channel[None, :]
-        write(grad_q + at, _dot((of_scores * scale).to(key.dtype), key), queries)
+        write(grad_q + at, dot((of_scores * scale).to(key.dtype), key), queries)
     if partials is not None:
         to = (long(tl.program_id(0) * tl.num_programs(2) + head) * N + n)[:, None] * M + m[None, :]
         tl.store(partials + to, of_bias, mask=(n < N)[:, None] & (m < M)[None, :])
@@ -109,15 +103,12 @@ def _of_keys(
         n = block * QUERIES + tl.arange(0, QUERIES)
         queries = (n < N)[:, None] & (d < D)[None, :]
         query, g = _rows(q, image, N, q_step, n, channel, queries), _rows(grad, image, N, C, n, channel, queries)
-        if bias is not None:
-            b = _read_bias(bias, head, N, n, M, m)
-        else:
-            b = _mask_of(m, M)
-        p = _softmax(_dot(query, tl.trans(key)) * scale + b)
-        of_value += _dot(tl.trans(p.to(g.dtype)), g)
-        of_p = _dot(g, tl.trans(value))
+        b = read_bias(bias, head, N, n, M, m)
+        p = softmax(dot(query, tl.trans(key)) * scale + b)
+        of_value += dot(tl.trans(p.to(g.dtype)), g)
+        of_p = dot(g, tl.trans(value))
         of_scores = p * (of_p - tl.sum(p * of_p, axis=1)[:, None])
-        of_key += _dot(tl.trans((of_scores * scale).to(query.dtype)), query)
+        of_key += dot(tl.trans((of_scores * scale).to(query.dtype)), query)
     at = (long(part * B + image) * 2 * M + m)[:, None] * C + channel[None, :]
     write(grad_kv + at, of_key, keys)
     write(grad_kv + at + long(M) * C, of_value, keys)

@@ -31,27 +31,7 @@ def _grid(B: int, C: int, group: Axes) -> tuple[int, int]:
     return B * group.per_image, cdiv(C, channel_tile(C))
 
 
-@triton.jit(
-    do_not_specialize=[
-        "area",
-        "W",
-        "top",
-        "down_span",
-        "down_step",
-        "down_width",
-        "left",
-        "across_span",
-        "across_step",
-        "across_width",
-        "columns",
-        "per_image",
-        "per_row",
-        "tokens",
-        "place",
-        "windows",
-        "across",
-    ]
-)
+@triton.jit(do_not_specialize=[*Axes._fields, "area", "W", "place", "windows", "across"])
 def _pool(
     x, out, area, W, C, top, down_span, down_step, down_width, left, across_span, across_step, across_width, columns,
     per_image, per_row, tokens, place, windows, across, TOKENS: tl.constexpr, CHANNELS: tl.constexpr,
@@ -82,27 +62,7 @@ def _pool(
     write(out + to, tl.sum(total, axis=0) / tokens, c < C)
 
 
-@triton.jit(
-    do_not_specialize=[
-        "area",
-        "W",
-        "top",
-        "down_span",
-        "down_step",
-        "down_width",
-        "left",
-        "across_span",
-        "across_step",
-        "across_width",
-        "columns",
-        "per_image",
-        "per_row",
-        "tokens",
-        "place",
-        "windows",
-        "across",
-    ]
-)
+@triton.jit(do_not_specialize=[*Axes._fields, "area", "W", "place", "windows", "across"])
 def _pool_backward(
     grad, addend, grad_x, area, W, C, top, down_span, down_step, down_width, left, across_span, across_step,
     across_width, columns, per_image, per_row, tokens, place, windows, across,

@@ -1,6 +1,6 @@
 """What the GPU kernels share: GELU, the size of tiles, sums over a map in a fixed order.
 
-A map is taken as (rows, channels). Sums over its rows are written down per program and added up by a second kernel, never
+A map is taken as (rows, channels). Sums over its rows are written down per program and added up by a second kernel, not
 by atomics, so that a result is the same each time.
 """
 

@@ -1,4 +1,4 @@
-"""Where the cells of a window lie. A group of windows of equal shape is a `densevit.models.windows.Run` along each axis."""
+"""Where the cells of a window lie: a group of equal windows is a `densevit.models.windows.Run` along each axis."""
 
 from typing import NamedTuple
 
