@@ -96,7 +96,7 @@ def gpu_kernels(device: torch.device) -> ModuleType | None:
     if not INTERPRETED and (torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0)):
         return None  # never tried there
     try:
-        kernels = importlib.import_module("densevit.kernels.gpu")
+        kernels = importlib.import_module("densevit.kernels.gpu.table")
         vector = torch.ones(8, device=device)
         kernels.affine_gelu(vector, vector, vector, torch.empty_like(vector), 1, 8)  # Triton needs a C compiler
     except Exception as error:

@@ -76,3 +76,39 @@ def test_taken_for_float32_that_is_run_now():
 def test_import_compiles_nothing(tmp_path):
     code = "import densevit, sys; from densevit.kernels.library import library; assert library.cache_info().misses == 0"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """As with Triton's interpreter, and as in a new process."""
+    kernels = module.gpu_kernels
+    monkeypatch.setattr(module, "INTERPRETED", True)
+    kernels.cache_clear()
+    yield
+    kernels.cache_clear()
+
+
+def test_gpu_kernels_switched_off(interpreted, monkeypatch):
+    monkeypatch.setenv("DENSEVIT_KERNELS", "0")
+    assert not module.usable(torch.zeros(1, 8))
+
+
+def test_without_triton(interpreted, monkeypatch):
+    def missing(name):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(module.importlib, "import_module", missing)
+    with pytest.warns(UserWarning, match=r"without its GPU kernels.*Triton cannot run: No module.*DENSEVIT_KERNELS=0"):
+        assert not module.usable(torch.zeros(1, 8))
+
+
+def test_gpu_kernels_take_bfloat16_and_autocast_to_it(interpreted, monkeypatch):
+    monkeypatch.setattr(module, "gpu_kernels", lambda device: module)
+    x = torch.zeros(1, 8)
+    assert module.usable(x)
+    assert module.usable(x, x.bfloat16())
+    assert not module.usable(x, x.half())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert module.usable(x)
+    with torch.autocast("cpu", torch.float16):
+        assert not module.usable(x)

@@ -75,3 +75,12 @@ def test_offsets_are_not_rounded_by_autocast():
     plain = bias(offsets, offsets)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(bias(offsets, offsets), plain)
+
+
+def test_offsets_kept_in_inference_serve_training():
+    with torch.inference_mode():
+        axis = axis_offsets(29, [3, 17])
+    assert axis_offsets(29, [3, 17]) is axis
+    table = torch.randn(2, len(axis.values), len(axis.values), requires_grad=True)
+    gather_bias(table, axis.index, axis.index).sum().backward()
+    assert table.grad.sum() == 2 * axis.index.numel() ** 2
