@@ -14,15 +14,16 @@ HEAD_WIDTHS = (8, 16, 24, 32)
 """Channels per head that the kernels are built for."""
 
 
-GPU_KEYS, GPU_TOKENS = 128, 64
-"""Keys that a head may have on a GPU, where it takes them all at once, and tokens of a window."""
+GPU_KEYS, GPU_TOKENS = 2**8, 64
+"""Bytes of a channel of all keys that a head may have on a GPU, where it takes them at once; tokens of a window."""
 
 
-def takes(q: Tensor, num_heads: int, *, keys: int = 0, tokens: int = 0) -> bool:
-    """Whether heads of `q` are as wide as the kernels need them, and their keys or a window's tokens few enough."""
-    if on_gpu(q) and (keys > GPU_KEYS or tokens > GPU_TOKENS):
+def takes(x: Tensor, num_heads: int, *, channels: int | None = None, keys: int = 0, tokens: int = 0) -> bool:
+    """Whether heads of `channels` (of `x`) are as wide as the kernels need, and their keys or a window's tokens few."""
+    if on_gpu(x) and (keys * x.element_size() > GPU_KEYS or tokens > GPU_TOKENS):
         return False
-    return q.shape[-1] % num_heads == 0 and q.shape[-1] // num_heads in HEAD_WIDTHS
+    channels = x.shape[-1] if channels is None else channels
+    return channels % num_heads == 0 and channels // num_heads in HEAD_WIDTHS
 
 
 Group = tuple[Sequence[int], Sequence[int]]

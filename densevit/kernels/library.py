@@ -30,6 +30,8 @@ LANES = 8
 
 
 GPU_TYPES = (torch.float32, torch.bfloat16)
+GPU_ELEMENTS = 2**28
+"""An image's part of a layer's map may be no larger on a GPU: inside, up to eight times that, 32 bits count them."""
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton's own switch: its kernels run on a CPU, cell by cell, to be tested or debugged."""
 
@@ -44,7 +46,7 @@ def usable(*maps: Tensor) -> bool:
 
     On a GPU also bfloat16, or float32 that autocast makes bfloat16.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _len_torch_dispatch_stack():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():
         return False
     device, gpu = maps[0].device, on_gpu(maps[0])
     types = GPU_TYPES if gpu else (torch.float32,)
@@ -52,9 +54,18 @@ def usable(*maps: Tensor) -> bool:
         return False
     if torch.is_autocast_enabled(device.type) and not (gpu and torch.get_autocast_dtype(device.type) in types):
         return False
-    if torch._C._functorch.peek_interpreter_stack() is not None or not all(like(x, device, types) for x in maps):
+    if (gpu and maps[0].numel() >= len(maps[0]) * GPU_ELEMENTS) or not all(like(x, device, types) for x in maps):
         return False
     return (gpu_kernels(device) if gpu else library()) is not None
+
+
+def is_transformed() -> bool:
+    """Whether tensors may be more than their values: recorded, mapped over or with tangents."""
+    return (
+        _len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
+    )
 
 
 def like(x: Tensor, device: torch.device, types: tuple[torch.dtype, ...]) -> bool:
@@ -98,7 +109,10 @@ def gpu_kernels(device: torch.device) -> ModuleType | None:
     try:
         kernels = importlib.import_module("densevit.kernels.gpu.table")
         vector = torch.ones(8, device=device)
-        kernels.affine_gelu(vector, vector, vector, torch.empty_like(vector), 1, 8)  # Triton needs a C compiler
+        with torch.cuda.device_of(vector):
+            kernels.affine_gelu(vector, vector, vector, torch.empty_like(vector), 1, 8)  # Triton needs a C compiler
+            if not INTERPRETED:
+                torch.cuda.synchronize()
     except Exception as error:
         _tell(f"Triton cannot run: {str(error).strip().splitlines()[0] or type(error).__name__}", "GPU")
         return None

@@ -77,10 +77,17 @@ def window_biases(bias: Tensor | None, grid: WindowGrid) -> list[Tensor | None]:
 def key_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, num_heads: int) -> Tensor:
     """(B, N, C) queries on (B, M, C) keys and values, plus bias (1, heads, N, M): (B, N, C)."""
     if kernels.takes(q, num_heads, keys=k.shape[1]) and q.dtype == k.dtype == v.dtype and usable(q, k, v):
-        k, v = (k, v) if k.stride() == v.stride() else (k.contiguous(), v.contiguous())
+        k, v = (k, v) if k.stride() == v.stride() and _even(k) else (k.contiguous(), v.contiguous())
+        q = q if _even(q) else q.contiguous()
         return kernels.key_attention(q, k, v, bias, num_heads=num_heads)
     q, k, v = (split_heads(t, num_heads) for t in (q, k, v))
     return attention(q, k, v, bias).transpose(1, 2).flatten(2)
+
+
+def _even(x: Tensor) -> bool:
+    """Whether the cells of (B, N, C) lie evenly apart, from one image to the next too: some rows of a map do not."""
+    B, N, _ = x.shape
+    return x.stride(2) == 1 and (B == 1 or N == 1 or x.stride(0) == N * x.stride(1))
 
 
 class BiasedAttention(nn.Module):

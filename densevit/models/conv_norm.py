@@ -17,6 +17,7 @@ from densevit.models.conv_gradients import compute_dtype
 from densevit.models.depthwise_conv import depthwise_conv
 from densevit.models.depthwise_conv import takes as takes_depthwise
 from densevit.models.lean_gradients import check_values_per_channel, keeps_one_map, norm_gelu_conv
+from densevit.models.untouched import untouched
 
 CACHED_ELEMENTS = 2**20
 """A map of about this many elements stays in a core's cache between two operations."""
@@ -93,6 +94,8 @@ class DerivedTensors:
 
 class ConvNorm(nn.Module):
     """Convolution (1x1: a Linear), BN and, with `act`, GELU: (B, H, W, C_in) -> (B, H', W', C)."""
+
+    lacks_bias = True
 
     def __init__(
         self,
@@ -180,10 +183,10 @@ class ConvNorm(nn.Module):
 def in_sequence(x: Tensor, *blocks: ConvNorm | nn.Linear) -> Tensor:
     """The blocks, each but the last a ConvNorm with GELU, one after the other.
 
-    In training on a CPU every map between two blocks is kept once only, see `lean_gradients`.
+    In training every map between two blocks is kept once only, see `lean_gradients`.
     """
     norms = [block.norm for block in blocks if isinstance(block, ConvNorm)]
-    if not all(keeps_one_map(norm, x) for norm in norms) or type(blocks[-1]) not in (ConvNorm, nn.Linear):
+    if not all(keeps_one_map(norm, x) for norm in norms) or not all(untouched(b, training=True) for b in blocks):
         for block in blocks:
             x = block(x)
         return x

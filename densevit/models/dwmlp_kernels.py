@@ -28,10 +28,13 @@ from densevit.models.norm_gelu_kernels import (
     norm_gradients,
     parts,
 )
+from densevit.models.untouched import untouched
 
 
 def takes(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) -> bool:
     """Whether `train_dwmlp` takes this map and these blocks: batch statistics, widths of whole vectors."""
+    if not all(untouched(block, training=True) for block in (expand, depthwise, project)):
+        return False
     norms, layers = (expand.norm, depthwise.norm), (expand.conv, project)
     own = all(type(layer) is nn.Linear for layer in layers) and type(depthwise.conv) is nn.Conv2d
     if (

@@ -9,7 +9,6 @@ Shapes: B batch, H W map, C channels. Maps are (B, H, W, C), contiguous.
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,26 +17,28 @@ from densevit.kernels.library import LANES, on_gpu, usable
 from densevit.kernels.maps import add_gelu_norm_, add_norm_, affine_gelu, depthwise, norm_add, taps
 from densevit.models.attention import window_biases
 from densevit.models.conv_gradients import compute_dtype
-from densevit.models.conv_norm import ConvNorm, inference_path
+from densevit.models.conv_norm import inference_path
 from densevit.models.hlg_layer import DWMLP, FullAttention, HLGLayer, LocalGlobalAttention, SpatialSmoothing
-from densevit.models.position_bias import DynamicPositionBias
+from densevit.models.untouched import untouched
 from densevit.models.windows import WindowGrid, pad_map, window_grid
 
 PART_ELEMENTS = 2**22
 """Largest map of a part of the batch, in elements, for it to stay in a CPU's cache."""
 GPU_PART_ELEMENTS = 2**27
 """The same on a GPU, for it to need little memory."""
-OWN_PARTS = ("torch.nn.modules.", "timm.layers.", "densevit.models.")
-"""Where the classes of an untouched layer are defined."""
 
 
 def takes_layer(layer: HLGLayer, x: Tensor) -> bool:
     """Whether `infer_layer` may stand in for `layer(x)`."""
-    if not inference_path() or not plain(layer, training=False) or not usable(x, layer.norm1.weight):
+    weights: list[Tensor] = []
+    if not inference_path() or not plain(layer, training=False, found=weights) or not usable(x, *weights):
         return False
-    if not isinstance(layer.mlp.squeeze, nn.Identity):
+    if not isinstance(layer.mlp.squeeze, nn.Identity) or not whole_vectors(layer):
         return False
-    return whole_vectors(layer) and (on_gpu(x) or layer.norm1.weight.dtype == torch.float32)
+    attn = layer.attn
+    return not isinstance(attn, LocalGlobalAttention) or kernels.takes(
+        x, attn.num_heads, channels=attn.q.out_features, tokens=attn.window_size**2
+    )
 
 
 def whole_vectors(layer: HLGLayer) -> bool:
@@ -48,28 +49,11 @@ def whole_vectors(layer: HLGLayer) -> bool:
     return all(width % LANES == 0 for width in widths)
 
 
-def plain(layer: HLGLayer, *, training: bool) -> bool:
-    """Whether all parts are in this mode and what `hlg_layer` made them: an adapter or a hook must be called."""
+def plain(layer: HLGLayer, *, training: bool, found: list[Tensor]) -> bool:
+    """Whether all parts are in this mode and what `hlg_layer` made them; `found` takes their parameters."""
     if type(layer) is not HLGLayer or type(layer.attn) not in (LocalGlobalAttention, FullAttention):
         return False  # a step of `hlg_ablations`
-    return _untouched(layer, training)
-
-
-def _untouched(part: nn.Module, training: bool, *, may_lack_bias: bool = False) -> bool:
-    """Looked up for every call of every layer, and so by what modules keep inside rather than by their methods."""
-    own, kind = part.__dict__, type(part)
-    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
-        return False
-    if own["training"] is not training or not kind.__module__.startswith(OWN_PARTS):
-        return False
-    if own["_parameters"].get("bias", part) is None and not may_lack_bias:
-        return False  # only a ConvNorm's convolution may be without
-    if kind is DynamicPositionBias:
-        return True  # it is called, and so are its parts
-    lacks = kind is ConvNorm
-    return all(
-        _untouched(child, training, may_lack_bias=lacks) for child in own["_modules"].values() if child is not None
-    )
+    return untouched(layer, training=training, found=found)
 
 
 def infer_layer(layer: HLGLayer, x: Tensor) -> Tensor:

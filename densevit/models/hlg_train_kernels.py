@@ -19,15 +19,10 @@ from densevit.models.windows import pad_map, window_grid
 
 def takes_training(layer: HLGLayer, x: Tensor) -> bool:
     """Whether `train_layer` may stand in for `layer(x)`."""
-    if not torch.is_grad_enabled() or not plain(layer, training=True) or not usable(x, *_weights(layer)):
+    weights: list[Tensor] = []
+    if not torch.is_grad_enabled() or not plain(layer, training=True, found=weights) or not usable(x, *weights):
         return False
     return whole_vectors(layer) and all(has_running_statistics(norm) for norm in _batch_norms(layer))
-
-
-def _weights(layer: HLGLayer) -> list[Tensor]:
-    """One of each part: they are moved and cast together."""
-    smooth = [] if layer.smooth is None else [layer.smooth.reduce.conv.weight]
-    return [layer.mlp.project.weight, layer.norm1.weight, layer.mlp.expand.norm.weight, *smooth]
 
 
 def _batch_norms(layer: HLGLayer) -> list[nn.BatchNorm2d]:

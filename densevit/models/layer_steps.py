@@ -148,6 +148,7 @@ class MixQuery(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, local: Tensor, q: Tensor, eps: float, *weights: Tensor) -> tuple[Tensor, Tensor]:
         weight, bias, kernel, shift = weights
+        x, local, q = x.contiguous(), local.contiguous(), q.contiguous()
         total, normed = new_map_like(x), new_map_like(x)
         call("add_norm", x, local, weight, bias, total, normed, *_rows(x), eps)
         ctx.save_for_backward(local, weight, bias, kernel)

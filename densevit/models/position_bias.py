@@ -12,13 +12,15 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
+from densevit.kernels.library import is_transformed
 from densevit.models.conv_norm import DerivedTensors, inference_path
 
 
 class DynamicPositionBias(nn.Module):
     """Offset (dy, dx) -> bias per head: Linear(2, d), then three times LayerNorm, ReLU, Linear; d = dim / 16."""
+
+    is_called = True
 
     def __init__(self, dim: int, *, num_heads: int) -> None:
         super().__init__()
@@ -38,8 +40,10 @@ class DynamicPositionBias(nn.Module):
         """`build()`, made from this module; where no gradient is recorded, kept until a parameter changes."""
         if not inference_path():
             return build()
-        parts = (self.first, *self.rest)  # named in full, `parameters` takes many times as long
-        sources = [t for part in parts for t in part._parameters.values() if t is not None]
+        sources: list[Tensor] = []
+        for part in (self.first, *self.rest):  # `parameters`, which goes into all parts, takes many times as long
+            inside = part.parameters() if part._modules else part._parameters.values()
+            sources += [tensor for tensor in inside if tensor is not None]
         return self._tables.get(key, sources, build)
 
     def forward(self, offsets_y: Tensor, offsets_x: Tensor) -> Tensor:
@@ -64,7 +68,7 @@ def axis_offsets(num_queries: int, centers_doubled: list[int], *, device: torch.
     The values run in steps of one cell, or of half a cell where some keys lie between cells and others on them. They
     are kept for each size, where nothing is compiled or traced: to make them again, a GPU is waited for every time.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or _len_torch_dispatch_stack():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():
         return _axis_offsets(num_queries, tuple(centers_doubled), device)
     with torch.inference_mode(False):  # kept for training too
         return _kept_axis_offsets(num_queries, tuple(centers_doubled), device)

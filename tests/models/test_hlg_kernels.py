@@ -8,8 +8,10 @@ from torch import nn
 
 from densevit.kernels import library as module
 from densevit.models import conv_norm
-from densevit.models.hlg import create_hlg
+from densevit.models.attention import BiasedAttention
+from densevit.models.hlg import _run, create_hlg
 from densevit.models.hlg_kernels import takes_layer
+from densevit.models.hlg_layer import HLGLayer
 from densevit.models.hlg_train_kernels import takes_training
 
 OPTIONS = [
@@ -173,7 +175,16 @@ def test_changed_layers_are_called_as_they_are(train):
         layer.mlp.project = nn.Linear(256, 64, bias=False)
         return lambda: 1
 
-    for change in (adapt, hook, parametrize, without_scale, without_bias):
+    def hook_inside(layer):
+        for part in (layer.mlp.project, layer.mlp.expand, layer.smooth.conv):
+            part.register_forward_hook(lambda *_: calls.append("inside"))
+        return lambda: calls.count("inside") == 3
+
+    def compiled(layer):
+        layer.mlp = torch.compile(layer.mlp, backend="eager")
+        return lambda: 1
+
+    for change in (adapt, hook, parametrize, without_scale, without_bias, hook_inside, compiled):
         model = drawn().train(train)
         count = change(model.stages[0][1])
         with torch.set_grad_enabled(train):
@@ -190,6 +201,24 @@ def test_autocast_where_the_processor_has_bfloat16(train, monkeypatch):
         with torch.autocast("cpu", torch.bfloat16):
             ours = model(images)
     assert (ours.float() - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_windows_that_the_kernels_do_not_take_are_cut_short_too(train, by_torch):
+    torch.manual_seed(0)
+    layer = HLGLayer(96, 96, num_heads=8, window_size=3, dilation=2).train(train)  # heads of 12 channels
+    x = torch.randn(2, 15, 15, 96)
+    with torch.set_grad_enabled(train):
+        assert takes_training(layer, x) is train
+        torch.testing.assert_close(_run(layer, x), by_torch(lambda: layer(x)), rtol=1e-4, atol=1e-4)
+
+
+def test_rows_of_several_images_on_many_keys(by_torch, monkeypatch):
+    attention = BiasedAttention(64, num_heads=8)
+    q, k, centers = torch.randn(2, 12, 10, 64), torch.randn(2, 6, 64), ([3, 9], [1, 5, 9])
+    whole = attention(q, k, k, centers=centers)
+    monkeypatch.setattr("densevit.models.attention.MAX_BIAS_ELEMENTS", 8 * 10 * 6 * 5)  # five rows at a time
+    torch.testing.assert_close(attention(q, k, k, centers=centers), whole)
 
 
 def test_inference_sees_new_weights():

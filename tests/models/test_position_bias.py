@@ -77,6 +77,15 @@ def test_offsets_are_not_rounded_by_autocast():
         assert torch.equal(bias(offsets, offsets), plain)
 
 
+def test_the_table_sees_what_an_adapter_learns():
+    bias, offsets = DynamicPositionBias(64, num_heads=3).eval(), torch.arange(3.0)
+    bias.rest[2] = torch.nn.Sequential(bias.rest[2], torch.nn.Linear(4, 4))
+    with torch.no_grad():
+        before = bias.cached("table", lambda: bias(offsets, offsets))
+        bias.rest[2][1].bias.add_(1)
+        assert not torch.equal(before, bias.cached("table", lambda: bias(offsets, offsets)))
+
+
 def test_offsets_kept_in_inference_serve_training():
     with torch.inference_mode():
         axis = axis_offsets(29, [3, 17])

@@ -4,6 +4,7 @@ A program takes a head of as many windows as come to it, and keeps that head's b
 Products of float32 are taken by three of tf32, which is as exact as float32 to a bit or two.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -23,6 +24,11 @@ from densevit.kernels.gpu.tiles import (
 from densevit.kernels.gpu.windows import Axes, axes
 
 
+def stages(x: Tensor) -> int:
+    """Windows, or images, fetched ahead: in float32 more than one does not fit into a processor's memory."""
+    return 1 if x.dtype == torch.float32 else 2
+
+
 def tile_of(count: int) -> int:
     return max(16, power_of_two(count))
 
@@ -36,7 +42,7 @@ def window_attention(
     windows = B * group.per_image
     arguments = (q, k, v, q_shift, k_shift, v_shift, bias, out, windows, H * W, W, *group, scale)
     grid = min(windows, cdiv(8 * PROGRAMS, heads)), heads
-    launch(_windows, grid, arguments, (dim, tile_of(group.tokens), tile_of(dim)))
+    launch(_windows, grid, arguments, (dim, tile_of(group.tokens), tile_of(dim)), stages=stages(q))
 
 
 def window_attention_backward(
@@ -49,7 +55,9 @@ def window_attention_backward(
     programs = min(windows, cdiv(PROGRAMS, heads))
     partials = None if bias is None else new_partials(programs, heads, group.tokens**2, q)
     arguments = (q, k, v, bias, grad, grad_q, grad_k, grad_v, partials, windows, H * W, W, *group, scale)
-    launch(_windows_backward, (programs, heads), arguments, (dim, tile_of(group.tokens), tile_of(dim)))
+    launch(
+        _windows_backward, (programs, heads), arguments, (dim, tile_of(group.tokens), tile_of(dim)), stages=stages(q)
+    )
     if partials is not None and grad_bias is not None:
         add_partials(partials, grad_bias)
 

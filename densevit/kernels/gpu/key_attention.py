@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from densevit.kernels.gpu.attention import dot, read_bias, softmax, tile_of
+from densevit.kernels.gpu.attention import dot, read_bias, softmax, stages, tile_of
 from densevit.kernels.gpu.tiles import PROGRAMS, add_partials, cdiv, launch, long, new_partials, write
 
 QUERIES = 64
@@ -17,7 +17,7 @@ def key_attention(
     blocks = cdiv(N, QUERIES)
     grid = min(B, cdiv(8 * PROGRAMS, blocks * heads)), blocks, heads
     arguments = (q, q_step, k, v, kv_step, bias, out, B, N, M, scale)
-    launch(_keys, grid, arguments, (dim, QUERIES, tile_of(M), tile_of(dim)))
+    launch(_keys, grid, arguments, (dim, QUERIES, tile_of(M), tile_of(dim)), stages=stages(q))
 
 
 def key_attention_backward(
@@ -29,12 +29,12 @@ def key_attention_backward(
     programs = min(B, cdiv(PROGRAMS, blocks * heads))
     partials = None if bias is None else new_partials(programs, heads, N * M, q)
     arguments = (q, q_step, k, v, kv_step, bias, grad, grad_q, partials, B, N, M, scale)
-    launch(_keys_backward, (programs, blocks, heads), arguments, sizes)
+    launch(_keys_backward, (programs, blocks, heads), arguments, sizes, stages=stages(q))
     if partials is not None and grad_bias is not None:
         add_partials(partials, grad_bias)
     each = cdiv(blocks, parts)
     of_keys = (q, q_step, k, v, kv_step, bias, grad, grad_kv, B, N, M, each, scale)
-    launch(_of_keys, (B, parts, heads), of_keys, sizes)
+    launch(_of_keys, (B, parts, heads), of_keys, sizes, stages=stages(q))
 
 
 @triton.jit

@@ -19,17 +19,23 @@ _compiled: dict[Any, Any] = {}
 
 
 def launch(
-    kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: tuple[Any, ...] = (), *, warps: int = 4
+    kernel: Any,
+    grid: tuple[int, ...],
+    arguments: tuple[Any, ...],
+    constants: tuple[Any, ...] = (),
+    *,
+    warps: int = 4,
+    stages: int = 3,
 ) -> None:
     """kernel[grid](*arguments, *constants).
 
     Triton's own way to the compiled kernel takes longer than many of these kernels run; here it is gone once for all
     arguments that Triton itself would not tell apart.
     """
-    key = id(kernel), warps, constants, tuple(map(_kind, arguments))
+    key = id(kernel), warps, stages, constants, tuple(map(_kind, arguments))
     compiled = _compiled.get(key)
     if compiled is None:
-        compiled = kernel[grid](*arguments, *constants, num_warps=warps)
+        compiled = kernel[grid](*arguments, *constants, num_warps=warps, num_stages=stages)
         if compiled is not None:  # Triton's interpreter gives none
             _compiled[key] = compiled
     else:

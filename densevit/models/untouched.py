@@ -1,0 +1,31 @@
+"""Whether a module is as this package made it. One with an adapter, a hook or a parametrization must be called."""
+
+from torch import Tensor, nn
+
+OWN_PARTS = ("torch.nn.modules.", "timm.layers.", "densevit.models.")
+"""Where the classes of an untouched module are defined."""
+
+
+def untouched(
+    part: nn.Module, *, training: bool, found: list[Tensor] | None = None, may_lack_bias: bool = False
+) -> bool:
+    """Whether `part` and all in it are in this mode and untouched; their parameters are added to `found`.
+
+    It is asked for every call of every layer, and so looks at what modules keep inside rather than use their methods. A
+    class with `is_called` is always called, its parts are its own affair; one with `lacks_bias` may hold a convolution
+    without bias, which is otherwise an unknown layer.
+    """
+    own, kind = part.__dict__, type(part)
+    if not kind.__module__.startswith(OWN_PARTS) or own["training"] is not training:
+        return False
+    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+        return False
+    if own["_parameters"].get("bias", part) is None and not may_lack_bias:
+        return False
+    if getattr(kind, "is_called", False):
+        return True
+    if found is not None:
+        found.extend(tensor for tensor in own["_parameters"].values() if tensor is not None)
+    children = [child for child in own["_modules"].values() if child is not None]
+    lacks_bias = getattr(kind, "lacks_bias", False)
+    return all(untouched(child, training=training, found=found, may_lack_bias=lacks_bias) for child in children)
