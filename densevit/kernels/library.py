@@ -114,7 +114,8 @@ def gpu_kernels(device: torch.device) -> ModuleType | None:
             if not INTERPRETED:
                 torch.cuda.synchronize()
     except Exception as error:
-        _tell(f"Triton cannot run: {str(error).strip().splitlines()[0] or type(error).__name__}", "GPU")
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        _tell(f"Triton cannot run: {reason[0]}", "GPU")
         return None
     return kernels
 

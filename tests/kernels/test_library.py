@@ -102,6 +102,15 @@ def test_without_triton(interpreted, monkeypatch):
         assert not module.usable(torch.zeros(1, 8))
 
 
+def test_a_failure_without_a_message(interpreted, monkeypatch):
+    def fail(name):
+        raise RuntimeError
+
+    monkeypatch.setattr(module.importlib, "import_module", fail)
+    with pytest.warns(UserWarning, match="Triton cannot run: RuntimeError"):
+        assert not module.usable(torch.zeros(1, 8))
+
+
 def test_gpu_kernels_take_bfloat16_and_autocast_to_it(interpreted, monkeypatch):
     monkeypatch.setattr(module, "gpu_kernels", lambda device: module)
     x = torch.zeros(1, 8)
