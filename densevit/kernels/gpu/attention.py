@@ -79,6 +79,12 @@ def softmax(scores):
 
 
 @triton.jit
+def softmax_backward(p, grad):
+    """The gradient by the scores from that by their softmax `p`."""
+    return p * (grad - tl.sum(p * grad, axis=1)[:, None])
+
+
+@triton.jit
 def dot(a, b):
     return tl.dot(a, b, input_precision="tf32x3")
 
@@ -136,8 +142,7 @@ def _windows_backward(
         value, g = tl.load(v + at, mask=mask, other=0.0), tl.load(grad + at, mask=mask, other=0.0)
         p = softmax(dot(query, tl.trans(key)) * scale + b)
         write(grad_v + at, dot(tl.trans(p.to(g.dtype)), g), mask)
-        of_p = dot(g, tl.trans(value))
-        of_scores = p * (of_p - tl.sum(p * of_p, axis=1)[:, None])
+        of_scores = softmax_backward(p, dot(g, tl.trans(value)))
         of_bias += of_scores
         of_scores = (of_scores * scale).to(key.dtype)
         of_query, of_key = dot(of_scores, key), dot(tl.trans(of_scores), query)

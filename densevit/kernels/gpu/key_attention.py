@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from densevit.kernels.gpu.attention import dot, read_bias, softmax, stages, tile_of
+from densevit.kernels.gpu.attention import dot, read_bias, softmax, softmax_backward, stages, tile_of
 from densevit.kernels.gpu.tiles import PROGRAMS, add_partials, cdiv, launch, long, new_partials, write
 
 QUERIES = 64
@@ -78,8 +78,7 @@ def _keys_backward(
         )  # fmt: skip
         g, value = _rows(grad, image, N, C, n, channel, queries), _rows(v, image, M, kv_step, m, channel, keys)
         p = softmax(dot(query, tl.trans(key)) * scale + b)
-        of_p = dot(g, tl.trans(value))
-        of_scores = p * (of_p - tl.sum(p * of_p, axis=1)[:, None])
+        of_scores = softmax_backward(p, dot(g, tl.trans(value)))
         of_bias += of_scores
         at = (long(image) * N + n)[:, None] * C + channel[None, :]
         write(grad_q + at, dot((of_scores * scale).to(key.dtype), key), queries)
@@ -106,8 +105,7 @@ def _of_keys(
         b = read_bias(bias, head, N, n, M, m)
         p = softmax(dot(query, tl.trans(key)) * scale + b)
         of_value += dot(tl.trans(p.to(g.dtype)), g)
-        of_p = dot(g, tl.trans(value))
-        of_scores = p * (of_p - tl.sum(p * of_p, axis=1)[:, None])
+        of_scores = softmax_backward(p, dot(g, tl.trans(value)))
         of_key += dot(tl.trans((of_scores * scale).to(query.dtype)), query)
     at = (long(part * B + image) * 2 * M + m)[:, None] * C + channel[None, :]
     write(grad_kv + at, of_key, keys)

@@ -42,20 +42,9 @@ def _pool(
     for first in range(0, tokens, TOKENS):
         t = first + tl.arange(0, TOKENS)
         cells = window_cells(
-            n,
-            t,
-            W,
-            top,
-            down_span,
-            down_step,
-            down_width,
-            left,
-            across_span,
-            across_step,
-            across_width,
-            columns,
+            n, t, W, top, down_span, down_step, down_width, left, across_span, across_step, across_width, columns,
             per_row,
-        )
+        )  # fmt: skip
         mask = (t < tokens)[:, None] & (c < C)[None, :]
         total += read(x + (image * area + cells)[:, None] * C + c[None, :], mask)
     to = (image * windows + place + n // columns * across + n % columns) * C + c
@@ -74,20 +63,9 @@ def _pool_backward(
     for first in range(0, tokens, TOKENS):
         t = first + tl.arange(0, TOKENS)
         cells = window_cells(
-            n,
-            t,
-            W,
-            top,
-            down_span,
-            down_step,
-            down_width,
-            left,
-            across_span,
-            across_step,
-            across_width,
-            columns,
+            n, t, W, top, down_span, down_step, down_width, left, across_span, across_step, across_width, columns,
             per_row,
-        )
+        )  # fmt: skip
         mask = (t < tokens)[:, None] & (c < C)[None, :]
         at = (image * area + cells)[:, None] * C + c[None, :]
         write(grad_x + at, read(addend + at, mask) + share[None, :], mask)
