@@ -11,10 +11,17 @@ from torch import Tensor
 from densevit.kernels.gpu.rows import affine_gelu
 from densevit.kernels.gpu.tiles import cdiv, channel_tile, gelu, launch, long, read, write
 
-COLUMNS = 16
+COLUMNS = 8
 """Cells of a row that one program takes."""
 LINES = 14
 """Rows that one program goes down."""
+CHANNELS = 64
+PER_THREAD = 8
+"""Elements of a thread: two loads of four channels each, which do not wait for each other.
+
+More than four channels in one load would not be the same for bfloat16 and float32: Triton then carries the weights from
+one order of threads to the other, through shared memory, in every row.
+"""
 
 
 def depthwise(
@@ -27,33 +34,39 @@ def depthwise(
         affine_gelu(x, scale, shift, inner, B * H * W, C)
         x = inner
     _, Ho, Wo, outputs = y.shape
-    width = channel_tile(outputs)
+    width = channel_tile(outputs, largest=CHANNELS)
+    warps = max(1, COLUMNS * width // (32 * PER_THREAD))
     if stride == 1 and outputs == C:
         across, down = cdiv(W, COLUMNS), cdiv(H, LINES)
         arguments = (x, weight, bias, addend, y, H, W, C, down, across)
-        launch(_downwards, (B * down * across, cdiv(C, width)), arguments, (act, LINES, COLUMNS, width))
+        launch(_downwards, (B * down * across, cdiv(C, width)), arguments, (act, LINES, COLUMNS, width), warps=warps)
     else:
         grid = cdiv(B * Ho * Wo, COLUMNS), cdiv(outputs, width)
         cells = (x, weight, bias, addend, y, B * Ho * Wo, H, W, Ho, Wo, C)
-        launch(_cell_by_cell, grid, cells, (outputs // C, stride, act, COLUMNS, width))
+        launch(_cell_by_cell, grid, cells, (outputs // C, stride, act, COLUMNS, width), warps=warps)
 
 
 @triton.jit
-def read_row(x, row, column, c, H, W, C):
-    """Cells `column` of one row of an image, as float32; zero outside it."""
-    mask = ((column >= 0) & (column < W) & (row >= 0) & (row < H))[:, None] & (c < C)[None, :]
-    return read(x + (row * W + column)[:, None] * C + c[None, :], mask)
+def line(weight, ky, o, outputs):
+    """The three weights of line ky of the kernel, for channels `o`."""
+    at, inside = weight + 3 * ky * outputs + o[None, :], (o < outputs)[None, :]
+    return read(at, inside), read(at + outputs, inside), read(at + 2 * outputs, inside)
 
 
 @triton.jit
-def _three(weight, line, c, C, left, middle, right):
-    """What a row of input gives to a row of output: one line of the kernel."""
-    at, inside = weight + line * 3 * C + c, c < C
+def load_row(x, cells, step, here, left, right):
+    """A row of cells and its neighbours on either side; `step` apart. Zero where masked."""
     return (
-        left * read(at, inside)[None, :]
-        + middle * read(at + C, inside)[None, :]
-        + right * read(at + 2 * C, inside)[None, :]
+        tl.load(x + (cells - step), mask=left, other=0.0),
+        tl.load(x + cells, mask=here, other=0.0),
+        tl.load(x + (cells + step), mask=right, other=0.0),
     )
+
+
+@triton.jit
+def add_line(total, left, middle, right, a, b, c):
+    """What three cells give through the weights a, b, c, in float32."""
+    return total + left.to(tl.float32) * a + middle.to(tl.float32) * b + right.to(tl.float32) * c
 
 
 @triton.jit(do_not_specialize=["H", "W", "down", "across"])
@@ -61,30 +74,38 @@ def _downwards(
     x, weight, bias, addend, y, H, W, C, down, across,
     ACT: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """A row of input is read once and given to the three rows of output that it is part of."""
+    """A row of input is read once, a row ahead, and given to the three rows of output that it is part of."""
     program = tl.program_id(0)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     j = program % across * COLUMNS + tl.arange(0, COLUMNS)
     top, image = program // across % down * LINES, long(program // (across * down)) * H * W * C
-    inside = c < C
+    bottom, inside, cells = tl.minimum(top + LINES, H), (c < C)[None, :], j[:, None] * C + c[None, :]
+    here, left, right = (j < W)[:, None] & inside, ((j > 0) & (j <= W))[:, None] & inside, (j + 1 < W)[:, None] & inside
+    a0, b0, c0 = line(weight, 0, c, C)
+    a1, b1, c1 = line(weight, 1, c, C)
+    a2, b2, c2 = line(weight, 2, c, C)
     start = tl.zeros((COLUMNS, CHANNELS), dtype=tl.float32)
     if bias is not None:
-        start += read(bias + c, inside)[None, :]
-    above, here = start, start  # rows r - 1 and r of the output, as far as they are known before row r of the input
-    mask = (j < W)[:, None] & inside[None, :]
-    for r in range(top - 1, tl.minimum(top + LINES, H) + 1):
-        left, middle = read_row(x + image, r, j - 1, c, H, W, C), read_row(x + image, r, j, c, H, W, C)
-        right = read_row(x + image, r, j + 1, c, H, W, C)
-        result = above + _three(weight, 2, c, C, left, middle, right)
-        above = here + _three(weight, 1, c, C, left, middle, right)
-        here = start + _three(weight, 0, c, C, left, middle, right)
-        if r > top:
-            if ACT:
-                result = gelu(result)
-            at = image + ((r - 1) * W + j)[:, None] * C + c[None, :]
-            if addend is not None:
-                result += read(addend + at, mask)
-            write(y + at, result, mask)
+        start += read(bias + c[None, :], inside)
+    # rows i and i + 1 of the output, as far as they are known before row i + 1 of the input
+    at, down = image + long(top) * W * C, W * C
+    p, q, r = load_row(x + (at - down), cells, C, here & (top > 0), left & (top > 0), right & (top > 0))
+    known = add_line(start, p, q, r, a0, b0, c0)
+    p, q, r = load_row(x + at, cells, C, here, left, right)
+    known, coming = add_line(known, p, q, r, a1, b1, c1), add_line(start, p, q, r, a0, b0, c0)
+    more = top + 1 < H
+    p, q, r = load_row(x + (at + down), cells, C, here & more, left & more, right & more)
+    for i in range(top, bottom):
+        result = add_line(known, p, q, r, a2, b2, c2)
+        known, coming = add_line(coming, p, q, r, a1, b1, c1), add_line(start, p, q, r, a0, b0, c0)
+        more = i + 2 < H
+        p, q, r = load_row(x + (at + 2 * down), cells, C, here & more, left & more, right & more)
+        if ACT:
+            result = gelu(result)
+        if addend is not None:
+            result += read(addend + at + cells, here)
+        write(y + at + cells, result, here)
+        at += down
 
 
 @triton.jit(do_not_specialize=["cells", "H", "W", "Ho", "Wo"])
