@@ -13,6 +13,7 @@ from densevit.kernels.gpu.tiles import (
     PROGRAMS,
     add_partials,
     cdiv,
+    exp2,
     launch,
     long,
     new_partials,
@@ -22,6 +23,8 @@ from densevit.kernels.gpu.tiles import (
     write,
 )
 from densevit.kernels.gpu.windows import Axes, axes
+
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 def stages(x: Tensor) -> int:
@@ -64,18 +67,26 @@ def window_attention_backward(
 
 @triton.jit
 def read_bias(bias, head, rows, row, count, column):
-    """(heads, rows, count) at [head, row, column], zero without a bias; minus infinity beyond the last key."""
+    """(heads, rows, count) at [head, row, column], for powers of 2; minus infinity beyond the last key, zero without."""
     mask = (row < rows)[:, None] & (column < count)[None, :]
     value = tl.where(mask, 0.0, 0.0)
     if bias is not None:
         value += read(bias + (long(head) * rows + row)[:, None] * count + column[None, :], mask)
-    return tl.where((column < count)[None, :], value, float("-inf"))
+    return tl.where((column < count)[None, :], value * LOG2_E, float("-inf"))
 
 
 @triton.jit
-def softmax(scores):
-    scores = tl.exp(scores - tl.max(scores, axis=1)[:, None])
-    return scores / tl.sum(scores, axis=1)[:, None]
+def exponentials(query, key, scale, bias):
+    """exp(query key^T scale + bias - the row's largest), and the inverse of each row's sum; `bias` as `read_bias` has it."""
+    scores = dot(query, tl.trans(key)) * (scale * LOG2_E) + bias
+    scores = exp2(scores - tl.max(scores, axis=1)[:, None])
+    return scores, (1.0 / tl.sum(scores, axis=1))[:, None]
+
+
+@triton.jit
+def softmax(query, key, scale, bias):
+    scores, inverse = exponentials(query, key, scale, bias)
+    return scores * inverse
 
 
 @triton.jit
@@ -115,9 +126,9 @@ def _windows(
         )  # fmt: skip
         at = (long(n // per_image) * area + cells)[:, None] * C + channel[None, :]
         query, key = _load(q, q_shift, at, mask, channel, d < D), _load(k, k_shift, at, mask, channel, d < D)
-        p = softmax(dot(query, tl.trans(key)) * scale + b)
+        p, inverse = exponentials(query, key, scale, b)
         value = _load(v, v_shift, at, mask, channel, d < D)
-        write(out + at, dot(p.to(value.dtype), value), mask)
+        write(out + at, dot(p.to(value.dtype), value) * inverse, mask)
 
 
 @triton.jit(do_not_specialize=[*Axes._fields, "windows", "area", "W"])
@@ -140,12 +151,12 @@ def _windows_backward(
         at = (long(n // per_image) * area + cells)[:, None] * C + channel[None, :]
         query, key = tl.load(q + at, mask=mask, other=0.0), tl.load(k + at, mask=mask, other=0.0)
         value, g = tl.load(v + at, mask=mask, other=0.0), tl.load(grad + at, mask=mask, other=0.0)
-        p = softmax(dot(query, tl.trans(key)) * scale + b)
+        p = softmax(query, key, scale, b)
         write(grad_v + at, dot(tl.trans(p.to(g.dtype)), g), mask)
         of_scores = softmax_backward(p, dot(g, tl.trans(value)))
         of_bias += of_scores
-        of_scores = (of_scores * scale).to(key.dtype)
-        of_query, of_key = dot(of_scores, key), dot(tl.trans(of_scores), query)
+        of_scores = of_scores.to(key.dtype)
+        of_query, of_key = dot(of_scores, key) * scale, dot(tl.trans(of_scores), query) * scale
         if grad_k is None:
             write(grad_q + at, of_query + of_key, mask)
         else:

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from densevit.kernels.gpu.attention import dot, read_bias, softmax, softmax_backward, stages, tile_of
+from densevit.kernels.gpu.attention import dot, exponentials, read_bias, softmax, softmax_backward, stages, tile_of
 from densevit.kernels.gpu.tiles import PROGRAMS, add_partials, cdiv, launch, long, new_partials, write
 
 QUERIES = 64
@@ -54,10 +54,10 @@ def _keys(
     b = read_bias(bias, head, N, n, M, m)
     for image in range(tl.program_id(0), B, tl.num_programs(0)):
         query = _rows(q, image, N, q_step, n, channel, queries)
-        p = softmax(dot(query, tl.trans(_rows(k, image, M, kv_step, m, channel, keys))) * scale + b)
+        p, inverse = exponentials(query, _rows(k, image, M, kv_step, m, channel, keys), scale, b)
         value = _rows(v, image, M, kv_step, m, channel, keys)
         at = (long(image) * N + n)[:, None] * C + channel[None, :]
-        write(out + at, dot(p.to(value.dtype), value), queries)
+        write(out + at, dot(p.to(value.dtype), value) * inverse, queries)
 
 
 @triton.jit(do_not_specialize=["B", "N", "M"])
@@ -77,11 +77,11 @@ def _keys_backward(
             _rows(q, image, N, q_step, n, channel, queries), _rows(k, image, M, kv_step, m, channel, keys)
         )  # fmt: skip
         g, value = _rows(grad, image, N, C, n, channel, queries), _rows(v, image, M, kv_step, m, channel, keys)
-        p = softmax(dot(query, tl.trans(key)) * scale + b)
+        p = softmax(query, key, scale, b)
         of_scores = softmax_backward(p, dot(g, tl.trans(value)))
         of_bias += of_scores
         at = (long(image) * N + n)[:, None] * C + channel[None, :]
-        write(grad_q + at, dot((of_scores * scale).to(key.dtype), key), queries)
+        write(grad_q + at, dot(of_scores.to(key.dtype), key) * scale, queries)
     if partials is not None:
         to = (long(tl.program_id(0) * tl.num_programs(2) + head) * N + n)[:, None] * M + m[None, :]
         tl.store(partials + to, of_bias, mask=(n < N)[:, None] & (m < M)[None, :])
@@ -103,10 +103,10 @@ def _of_keys(
         queries = (n < N)[:, None] & (d < D)[None, :]
         query, g = _rows(q, image, N, q_step, n, channel, queries), _rows(grad, image, N, C, n, channel, queries)
         b = read_bias(bias, head, N, n, M, m)
-        p = softmax(dot(query, tl.trans(key)) * scale + b)
+        p = softmax(query, key, scale, b)
         of_value += dot(tl.trans(p.to(g.dtype)), g)
         of_scores = softmax_backward(p, dot(g, tl.trans(value)))
-        of_key += dot(tl.trans((of_scores * scale).to(query.dtype)), query)
+        of_key += dot(tl.trans(of_scores.to(query.dtype)), query)
     at = (long(part * B + image) * 2 * M + m)[:, None] * C + channel[None, :]
-    write(grad_kv + at, of_key, keys)
+    write(grad_kv + at, of_key * scale, keys)
     write(grad_kv + at + long(M) * C, of_value, keys)
