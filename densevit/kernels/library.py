@@ -41,12 +41,16 @@ def on_gpu(x: Tensor) -> bool:
     return INTERPRETED or x.device.type == "cuda"
 
 
-def usable(*maps: Tensor) -> bool:
+def usable(*maps: Tensor, compiled: bool = False) -> bool:
     """Whether the kernels take these maps: run now, not recorded, float32 on a CPU and not to be cast on the way.
 
-    On a GPU also bfloat16, or float32 that autocast makes bfloat16.
+    On a GPU also bfloat16, or float32 that autocast makes bfloat16. `compiled`: they are called by an operator that
+    `torch.compile` knows.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed():
+    if torch.compiler.is_compiling():
+        if not compiled or torch.compiler.is_exporting():
+            return False
+    elif torch.jit.is_tracing() or is_transformed():
         return False
     device, gpu = maps[0].device, on_gpu(maps[0])
     types = GPU_TYPES if gpu else (torch.float32,)
@@ -56,6 +60,11 @@ def usable(*maps: Tensor) -> bool:
         return False
     if (gpu and maps[0].numel() >= len(maps[0]) * GPU_ELEMENTS) or not all(like(x, device, types) for x in maps):
         return False
+    return _are_there(device, gpu)
+
+
+@torch.compiler.assume_constant_result
+def _are_there(device: torch.device, gpu: bool) -> bool:
     return (gpu_kernels(device) if gpu else library()) is not None
 
 

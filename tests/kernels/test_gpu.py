@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from densevit.kernels import library
+from densevit.models.conv_norm import ConvNorm
 from densevit.models.hlg import HLG, takes_layer, takes_training
 from densevit.models.windows import window_grid
 
@@ -122,6 +123,46 @@ def test_depthwise_with_two_outputs_for_each_input(stride):
     right = [expected, theirs.grad, *(p.grad for p in conv.parameters())]
     for a, b in zip([ours, x.grad, *gradients], right, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@runs_here
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_the_depthwise_operator_is_what_it_says(has_bias):
+    from densevit.models import depthwise_conv  # noqa: F401
+
+    torch.manual_seed(0)
+    x, weight = R(1, 5, 6, 8).to(DEVICE).requires_grad_(), R(16, 1, 3, 3).to(DEVICE).requires_grad_()
+    bias = R(16).to(DEVICE).requires_grad_() if has_bias else None
+    tests = ("test_schema", "test_faketensor", "test_aot_dispatch_static")
+    torch.library.opcheck(torch.ops.densevit.depthwise_conv, (x, weight, bias, 2), test_utils=tests)
+
+
+@runs_here
+@pytest.mark.parametrize("training", [False, True])
+def test_depthwise_convolutions_of_a_compiled_block(training):
+    torch.manual_seed(0)
+    block = ConvNorm(16, 32, kernel_size=3, stride=2, groups=16).to(DEVICE).train(training)
+    x = R(2, 9, 7, 16).to(DEVICE).requires_grad_(training)
+    compiled = torch.compile(copy.deepcopy(block), backend="aot_eager", fullgraph=True)
+    results = []
+    for module in (compiled, block):
+        x.grad = None
+        with torch.set_grad_enabled(training):
+            output = module(x)
+        if training:
+            output.square().sum().backward()
+        results.append([output, x.grad, *(p.grad for p in module.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert "depthwise_conv" in graph_of(block, x)
+
+
+def graph_of(module, x):
+    """The operators that `torch.compile` sees."""
+    code = []
+    torch._dynamo.reset()
+    torch.compile(module, backend=lambda graph, _: code.append(graph.code) or graph.forward, fullgraph=True)(x)
+    return code[0]
 
 
 @runs_here
