@@ -37,7 +37,9 @@ def window_attention(
 
     Together the groups hold every cell once; each has a bias (1, heads, T, T) or None.
     """
-    return _WindowAttention.apply(q, k, v, groups, num_heads, *biases)
+    if not torch.is_grad_enabled():
+        return infer_windows(q, k, v, groups, biases, num_heads=num_heads)
+    return _WindowAttention.apply(q, None if k is q else k, v, groups, num_heads, *biases)
 
 
 def infer_windows(
@@ -65,17 +67,18 @@ def key_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, num_h
 
     Each may be a part of a wider map's channels; its cells must lie evenly apart.
     """
-    return _KeyAttention.apply(q, k, v, bias, num_heads)
+    return _KeyAttention.apply(q, k, v, bias, num_heads) if torch.is_grad_enabled() else _on_keys(q, k, v, bias, num_heads)
 
 
 class _WindowAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Group], num_heads: int, *biases: Tensor | None
+        ctx: Any, q: Tensor, k: Tensor | None, v: Tensor, groups: Sequence[Group], num_heads: int, *biases: Tensor | None
     ) -> Tensor:
+        """Without `k` it is `q`."""
         ctx.save_for_backward(q, k, v, *biases)
-        ctx.groups, ctx.num_heads, ctx.shared = groups, num_heads, k is q
-        return infer_windows(q, k, v, groups, biases, num_heads=num_heads)
+        ctx.groups, ctx.num_heads = groups, num_heads
+        return infer_windows(q, q if k is None else k, v, groups, biases, num_heads=num_heads)
 
     @staticmethod
     @once_differentiable
@@ -83,13 +86,21 @@ class _WindowAttention(torch.autograd.Function):
         q, k, v, *biases = ctx.saved_tensors
         B, H, W, C = q.shape
         dim, grad = C // ctx.num_heads, grad.contiguous()
-        grad_q, grad_k, grad_v = new_map_like(q), None if ctx.shared else new_map_like(k), new_map_like(v)
+        grad_q, grad_k, grad_v = new_map_like(q), None if k is None else new_map_like(k), new_map_like(v)
         grad_biases = [_zeros_like(bias) for bias in biases]
         for group, bias, grad_bias in zip(ctx.groups, biases, grad_biases, strict=True):
             places = (B, H, W, ctx.num_heads, dim, *runs(group), dim**-0.5)
             grads = (grad_q, grad_k, grad_v, grad_bias)
-            call("window_attention_backward", q, k, v, _whole(bias), grad, *grads, *places)
+            call("window_attention_backward", q, q if k is None else k, v, _whole(bias), grad, *grads, *places)
         return grad_q, grad_k, grad_v, None, None, *grad_biases
+
+
+def _on_keys(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, num_heads: int) -> Tensor:
+    (B, N, C), M, out = q.shape, k.shape[1], new_map_like(q)
+    dim = C // num_heads
+    assert k.stride() == v.stride()
+    call("key_attention", q, _step(q), k, v, _step(k), _whole(bias), out, B, N, M, num_heads, dim, dim**-0.5)
+    return out
 
 
 class _KeyAttention(torch.autograd.Function):
@@ -97,12 +108,7 @@ class _KeyAttention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, num_heads: int) -> Tensor:
         ctx.save_for_backward(q, k, v, bias)
         ctx.num_heads = num_heads
-        (B, N, C), M, out = q.shape, k.shape[1], new_map_like(q)
-        dim = C // num_heads
-        assert k.stride() == v.stride()
-        places = (B, N, M, num_heads, dim, dim**-0.5)
-        call("key_attention", q, _step(q), k, v, _step(k), _whole(bias), out, *places)
-        return out
+        return _on_keys(q, k, v, bias, num_heads)
 
     @staticmethod
     @once_differentiable
@@ -124,8 +130,13 @@ def _parts(q: Tensor, num_heads: int) -> int:
     """Into how many parts to take the queries, for all threads to have work where the images are few."""
     if on_gpu(q):
         return max(1, min(1024 // (len(q) * num_heads), q.shape[1] // 64))
-    threads = torch.get_num_threads()
+    threads = _threads()
     return 1 if threads == 1 else -(-4 * threads // num_heads)
+
+
+@torch.compiler.assume_constant_result
+def _threads() -> int:
+    return torch.get_num_threads()
 
 
 def runs(group: Group) -> tuple[tuple[int, ...], ...]:

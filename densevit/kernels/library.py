@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
+from densevit.kernels.operators import register
+
 SOURCE = Path(__file__).parent / "source"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
 LANES = 8
@@ -41,14 +43,13 @@ def on_gpu(x: Tensor) -> bool:
     return INTERPRETED or x.device.type == "cuda"
 
 
-def usable(*maps: Tensor, compiled: bool = False) -> bool:
-    """Whether the kernels take these maps: run now, not recorded, float32 on a CPU and not to be cast on the way.
+def usable(*maps: Tensor) -> bool:
+    """Whether the kernels take these maps: not recorded, but for a compiler; float32 on a CPU and not to be cast.
 
-    On a GPU also bfloat16, or float32 that autocast makes bfloat16. `compiled`: they are called by an operator that
-    `torch.compile` knows.
+    On a GPU also bfloat16, or float32 that autocast makes bfloat16.
     """
     if torch.compiler.is_compiling():
-        if not compiled or torch.compiler.is_exporting():
+        if torch.compiler.is_exporting():
             return False
     elif torch.jit.is_tracing() or is_transformed():
         return False
@@ -83,6 +84,13 @@ def like(x: Tensor, device: torch.device, types: tuple[torch.dtype, ...]) -> boo
 
 def call(name: str, *arguments: Tensor | int | float | tuple[int, ...] | None) -> None:
     """Run one kernel; on a CPU on as many threads as PyTorch uses. Tensors must lie as the kernel expects them."""
+    if torch.compiler.is_compiling():
+        getattr(torch.ops.densevit, name)(*arguments)
+    else:
+        _run(name, *arguments)
+
+
+def _run(name: str, *arguments: Any) -> None:
     first = arguments[0]
     assert isinstance(first, Tensor)
     if on_gpu(first):
@@ -189,3 +197,6 @@ def _build(compiler: str, path: Path) -> None:
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+register(_run)

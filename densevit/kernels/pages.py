@@ -5,6 +5,7 @@ import mmap
 from collections.abc import Callable
 from functools import cache
 
+import torch
 from torch import Tensor
 
 LARGE_BYTES = 2**21
@@ -14,6 +15,8 @@ LARGE_BYTES = 2**21
 def new_map(*shape: int, like: Tensor) -> Tensor:
     """`like.new_empty(shape)`, on large pages where the system has them (Linux, `transparent_hugepage`)."""
     x = like.new_empty(shape)
+    if torch.compiler.is_compiling():
+        return x
     size, advise = x.numel() * x.element_size(), _madvise()
     if size >= LARGE_BYTES and advise is not None and x.device.type == "cpu":
         first = -(-x.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -70,9 +70,9 @@ class DerivedTensors:
     def get(self, key: Any, sources: list[Tensor], build: Any) -> Any:
         """`build()`, or what it gave the last time under `key` if no tensor of `sources` has changed since.
 
-        Parameters made under `torch.inference_mode` count no changes: then nothing is kept.
+        Parameters made under `torch.inference_mode` count no changes: then nothing is kept, nor is it by a compiler.
         """
-        if any(t.is_inference() for t in sources):
+        if torch.compiler.is_compiling() or any(t.is_inference() for t in sources):
             return build()
         state = tuple((t.data_ptr(), t._version) for t in sources)
         entry = self._entries.get(key)

@@ -9,6 +9,7 @@ Shapes: B batch, H W map, C channels. Maps are (B, H, W, C), contiguous.
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,7 +18,6 @@ from densevit.kernels.library import LANES, on_gpu, usable
 from densevit.kernels.maps import add_gelu_norm_, add_norm_, affine_gelu, depthwise, norm_add, taps
 from densevit.models.attention import window_biases
 from densevit.models.conv_gradients import compute_dtype
-from densevit.models.conv_norm import inference_path
 from densevit.models.hlg_layer import DWMLP, FullAttention, HLGLayer, LocalGlobalAttention, SpatialSmoothing
 from densevit.models.untouched import untouched
 from densevit.models.windows import WindowGrid, pad_map, window_grid
@@ -31,7 +31,7 @@ GPU_PART_ELEMENTS = 2**27
 def takes_layer(layer: HLGLayer, x: Tensor) -> bool:
     """Whether `infer_layer` may stand in for `layer(x)`."""
     weights: list[Tensor] = []
-    if not inference_path() or not plain(layer, training=False, found=weights) or not usable(x, *weights):
+    if torch.is_grad_enabled() or not plain(layer, training=False, found=weights) or not usable(x, *weights):
         return False
     if not isinstance(layer.mlp.squeeze, nn.Identity) or not whole_vectors(layer):
         return False

@@ -36,13 +36,14 @@ def has_running_statistics(norm: nn.BatchNorm2d) -> bool:
 
 
 def keeps_one_map(norm: nn.BatchNorm2d, x: Tensor) -> bool:
-    """Whether `norm_gelu_conv` takes this norm: batch statistics with running ones beside, not compiled.
+    """Whether `norm_gelu_conv` takes this norm: batch statistics with running ones beside.
 
-    Synchronised norms and other subclasses go through torch's own modules, and so do maps on a GPU without kernels.
+    Synchronised norms and other subclasses go through torch's own modules; so do, without kernels, maps on a GPU and all
+    that is compiled.
     """
-    if not norm.training or not has_running_statistics(norm) or torch.compiler.is_compiling():
+    if not norm.training or not has_running_statistics(norm):
         return False
-    if on_gpu(x):
+    if on_gpu(x) or torch.compiler.is_compiling():
         return norm.affine and norm.num_features % LANES == 0 and usable(x, norm.weight)
     return x.device.type == "cpu"
 

@@ -37,16 +37,10 @@ class Affine(NamedTuple):
 
 def batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, step: Step) -> Affine:
     """The norm of this batch; counted in its running statistics."""
-    if on_gpu(x):
-        vectors = torch.empty(4, x.shape[-1], dtype=torch.float32, device=x.device)
-        running = (step.running_mean, step.running_var)
-        call("batch_norm", x, gamma, beta, *running, vectors, x[..., 0].numel(), x.shape[-1], step.momentum, step.eps)
-        return Affine(*vectors.unbind())
-    maps = x.permute(0, 3, 1, 2)
-    mean, var = torch.ops.aten.batch_norm_update_stats(maps, step.running_mean, step.running_var, step.momentum)
-    inverse_std = torch.rsqrt(var + step.eps)
-    scale = gamma * inverse_std
-    return Affine(scale, beta - mean * scale, mean, inverse_std)
+    vectors = torch.empty(4, x.shape[-1], dtype=torch.float32, device=x.device)
+    running = (step.running_mean, step.running_var)
+    call("batch_norm", x, gamma, beta, *running, vectors, x[..., 0].numel(), x.shape[-1], step.momentum, step.eps)
+    return Affine(*vectors.unbind())
 
 
 class NormGradients(NamedTuple):

@@ -1,0 +1,63 @@
+"""The kernels as operators, `torch.ops.densevit.*`: `torch.compile` looks into no kernel, but keeps an operator.
+
+What a kernel writes into is marked (a!) in its schema; everything else it only reads.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_AFFINE = "Tensor scale, Tensor shift"
+_ROWS = "SymInt rows, SymInt C"
+_GROUP = "int[] y, int[] x_run"
+_WINDOWS = f"SymInt B, SymInt H, SymInt W, SymInt heads, SymInt dim, {_GROUP}, float scale"
+_KEYS = "Tensor q, SymInt q_step, Tensor k, Tensor v, SymInt kv_step, Tensor? bias"
+
+SCHEMAS = {
+    "affine_gelu": f"Tensor x, {_AFFINE}, Tensor(a!) out, {_ROWS}",
+    "add_gelu": f"Tensor x, Tensor y, {_AFFINE}, Tensor(a!) out, {_ROWS}",
+    "norm_add": "Tensor x, Tensor? shift, Tensor weight, Tensor bias, Tensor? residual, Tensor? factors, "
+    f"Tensor(a!) out, {_ROWS}, SymInt per_image, float eps",
+    "add_gelu_norm": f"Tensor(a!) x, Tensor(b!) y, {_AFFINE}, Tensor weight, Tensor bias, {_ROWS}, float eps",
+    "add_norm": f"Tensor x, Tensor y, Tensor weight, Tensor bias, Tensor(a!) total, Tensor(b!) normed, {_ROWS}, float eps",
+    "column_sums": f"Tensor x, Tensor(a!) sums, {_ROWS}",
+    "batch_norm": "Tensor x, Tensor gamma, Tensor beta, Tensor(a!) running_mean, Tensor(b!) running_var, "
+    f"Tensor(c!) vectors, {_ROWS}, float momentum, float eps",
+    "gelu_backward": f"Tensor x, {_AFFINE}, Tensor mean, Tensor(a!) grad, Tensor(b!)? output, Tensor(c!) sums, {_ROWS}",
+    "add_gelu_backward": f"Tensor x, Tensor y, {_AFFINE}, Tensor mean, Tensor grad, Tensor(a!) grad_x, "
+    f"Tensor(b!) sums, {_ROWS}",
+    "norm_backward": "Tensor x, Tensor scale, Tensor mean, Tensor offset, Tensor slope, Tensor grad, "
+    f"Tensor(a!) grad_x, {_ROWS}",
+    "layer_norm_backward": "Tensor x, Tensor weight, Tensor grad, Tensor? factors, Tensor? addend, "
+    f"Tensor(a!) grad_x, Tensor(b!) sums, {_ROWS}, SymInt per_image, float eps",
+    "depthwise": "Tensor x, Tensor? scale, Tensor? shift, Tensor weight, Tensor? bias, Tensor? addend, "
+    "Tensor(a!) out, SymInt B, SymInt H, SymInt W, SymInt C, SymInt stride, SymInt act",
+    "depthwise_backward": "Tensor x, Tensor? scale, Tensor? shift, Tensor? mean, Tensor weight, Tensor grad, "
+    "Tensor(a!) grad_x, Tensor(b!) sums, SymInt B, SymInt H, SymInt W, SymInt C, SymInt stride",
+    "pool_windows": f"Tensor x, Tensor(a!) out, SymInt B, SymInt H, SymInt W, SymInt C, {_GROUP}, SymInt place, SymInt down, SymInt across",
+    "pool_windows_backward": "Tensor grad, Tensor addend, Tensor(a!) grad_x, SymInt B, SymInt H, SymInt W, SymInt C, "
+    f"{_GROUP}, SymInt place, SymInt down, SymInt across",
+    "window_attention": "Tensor q, Tensor k, Tensor v, Tensor? q_shift, Tensor? k_shift, Tensor? v_shift, "
+    f"Tensor? bias, Tensor(a!) out, {_WINDOWS}",
+    "window_attention_backward": "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor grad, Tensor(a!) grad_q, "
+    f"Tensor(b!)? grad_k, Tensor(c!) grad_v, Tensor(d!)? grad_bias, {_WINDOWS}",
+    "key_attention": f"{_KEYS}, Tensor(a!) out, SymInt B, SymInt N, SymInt M, SymInt heads, SymInt dim, float scale",
+    "key_attention_backward": f"{_KEYS}, Tensor grad, Tensor(a!) grad_q, Tensor(b!) grad_kv, Tensor(c!)? grad_bias, "
+    "SymInt B, SymInt N, SymInt M, SymInt heads, SymInt dim, SymInt parts, float scale",
+}
+
+
+def register(run: Callable[..., None]) -> None:
+    """`torch.ops.densevit.<kernel>(...)` calls `run(kernel, ...)`."""
+    for name, arguments in SCHEMAS.items():
+        torch.library.define(f"densevit::{name}", f"({arguments}) -> ()", tags=torch.Tag.needs_exact_strides)
+        torch.library.impl(f"densevit::{name}", "CompositeExplicitAutograd", _implementation(name, run))
+        torch.library.register_fake(f"densevit::{name}", lambda *_: None)
+
+
+def _implementation(name: str, run: Callable[..., None]) -> Callable[..., None]:
+    def operator(*arguments: Any) -> None:
+        run(name, *(tuple(x) if isinstance(x, list) else x for x in arguments))
+
+    return operator

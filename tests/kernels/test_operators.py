@@ -1,0 +1,95 @@
+"""The kernels as operators: their schemas tell the truth, and `torch.compile` keeps them."""
+
+import copy
+import re
+from functools import partial
+
+import pytest
+import torch
+
+from densevit.kernels import library
+from densevit.kernels.operators import SCHEMAS
+from densevit.models.hlg import _run
+from densevit.models.hlg_layer import HLGLayer
+
+pytestmark = pytest.mark.skipif(library.library() is None, reason="no compiler for the kernels")
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Those of PyTorch, as they stand."""
+
+
+LAYERS = {
+    "first": partial(HLGLayer, 16, 32, num_heads=2, stride=2),
+    "own": partial(HLGLayer, 32, 32, num_heads=2, local_key="own", window_embedding="dwconv", drop_path=0.5),
+    "full": partial(HLGLayer, 16, 32, num_heads=2, stride=2, full_attention=True),
+}
+
+
+def layer_and_map(name):
+    torch.manual_seed(0)
+    layer = LAYERS[name]()
+    return layer, torch.randn(2, 18, 15, layer.mlp.expand.conv.in_features)
+
+
+def step(layer, x, training):
+    """Outputs and gradients of a layer."""
+    torch.manual_seed(1)
+    layer.train(training)
+    x = x.clone().requires_grad_(training)
+    with torch.set_grad_enabled(training):
+        output = layer(x)
+    if not training:
+        return [output]
+    output.square().sum().backward()
+    return [output, x.grad, *(p.grad for p in layer.parameters()), *layer.buffers()]
+
+
+class ByKernels(torch.nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return _run(self.layer, x)
+
+
+@pytest.fixture(scope="module")
+def calls():
+    """What each kernel was called with last, in an inference and a training step."""
+    seen, run = {}, library._run
+
+    def note(name, *arguments):
+        seen[name] = tuple(x.clone() if torch.is_tensor(x) else x for x in arguments)
+        run(name, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "_run", note)
+        for training in (False, True):
+            step(ByKernels(layer_and_map("first")[0]), layer_and_map("first")[1], training)
+    return seen
+
+
+@pytest.mark.parametrize("name", sorted(set(SCHEMAS) - {"column_sums"}))  # that one is for a GPU alone
+def test_writes_into_what_its_schema_says(calls, name):
+    operator = getattr(torch.ops.densevit, name).default
+    torch.library.opcheck(operator, calls[name], test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_compiled_layer_keeps_its_kernels(name, training):
+    layer, x = layer_and_map(name)
+    eager, code = ByKernels(copy.deepcopy(layer)), []
+
+    def backend(graph, inputs):
+        code.extend(part.code for part in graph.modules() if hasattr(part, "code"))
+        return torch._dynamo.backends.registry.lookup_backend("aot_eager")(graph, inputs)
+
+    torch._dynamo.reset()
+    ours = step(torch.compile(ByKernels(layer), backend=backend, fullgraph=True), x, training)
+    for a, b in zip(ours, step(eager, x, training), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    kept = set(re.findall(r"densevit\.(\w+)", " ".join(code)))
+    assert kept >= {"depthwise", "norm_add", "key_attention"} | ({"batch_norm", "gelu_backward"} if training else set())
