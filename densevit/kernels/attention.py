@@ -67,13 +67,21 @@ def key_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, num_h
 
     Each may be a part of a wider map's channels; its cells must lie evenly apart.
     """
-    return _KeyAttention.apply(q, k, v, bias, num_heads) if torch.is_grad_enabled() else _on_keys(q, k, v, bias, num_heads)
+    return (
+        _KeyAttention.apply(q, k, v, bias, num_heads) if torch.is_grad_enabled() else _on_keys(q, k, v, bias, num_heads)
+    )
 
 
 class _WindowAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor | None, v: Tensor, groups: Sequence[Group], num_heads: int, *biases: Tensor | None
+        ctx: Any,
+        q: Tensor,
+        k: Tensor | None,
+        v: Tensor,
+        groups: Sequence[Group],
+        num_heads: int,
+        *biases: Tensor | None,
     ) -> Tensor:
         """Without `k` it is `q`."""
         ctx.save_for_backward(q, k, v, *biases)

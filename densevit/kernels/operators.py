@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 _AFFINE = "Tensor scale, Tensor shift"
-_ROWS = "SymInt rows, SymInt C"
+_ROWS = "SymInt rows, int C"  # the batch may be of any size
+_MAP = "SymInt B, int H, int W, int C"
 _GROUP = "int[] y, int[] x_run"
-_WINDOWS = f"SymInt B, SymInt H, SymInt W, SymInt heads, SymInt dim, {_GROUP}, float scale"
-_KEYS = "Tensor q, SymInt q_step, Tensor k, Tensor v, SymInt kv_step, Tensor? bias"
+_WINDOWS = f"SymInt B, int H, int W, int heads, int dim, {_GROUP}, float scale"
+_KEYS = "Tensor q, int q_step, Tensor k, Tensor v, int kv_step, Tensor? bias"
 
 SCHEMAS = {
     "affine_gelu": f"Tensor x, {_AFFINE}, Tensor(a!) out, {_ROWS}",
@@ -20,7 +21,8 @@ SCHEMAS = {
     "norm_add": "Tensor x, Tensor? shift, Tensor weight, Tensor bias, Tensor? residual, Tensor? factors, "
     f"Tensor(a!) out, {_ROWS}, SymInt per_image, float eps",
     "add_gelu_norm": f"Tensor(a!) x, Tensor(b!) y, {_AFFINE}, Tensor weight, Tensor bias, {_ROWS}, float eps",
-    "add_norm": f"Tensor x, Tensor y, Tensor weight, Tensor bias, Tensor(a!) total, Tensor(b!) normed, {_ROWS}, float eps",
+    "add_norm": "Tensor x, Tensor y, Tensor weight, Tensor bias, Tensor(a!) total, Tensor(b!) normed, "
+    f"{_ROWS}, float eps",
     "column_sums": f"Tensor x, Tensor(a!) sums, {_ROWS}",
     "batch_norm": "Tensor x, Tensor gamma, Tensor beta, Tensor(a!) running_mean, Tensor(b!) running_var, "
     f"Tensor(c!) vectors, {_ROWS}, float momentum, float eps",
@@ -32,20 +34,21 @@ SCHEMAS = {
     "layer_norm_backward": "Tensor x, Tensor weight, Tensor grad, Tensor? factors, Tensor? addend, "
     f"Tensor(a!) grad_x, Tensor(b!) sums, {_ROWS}, SymInt per_image, float eps",
     "depthwise": "Tensor x, Tensor? scale, Tensor? shift, Tensor weight, Tensor? bias, Tensor? addend, "
-    "Tensor(a!) out, SymInt B, SymInt H, SymInt W, SymInt C, SymInt stride, SymInt act",
+    f"Tensor(a!) out, {_MAP}, int stride, int act",
     "depthwise_backward": "Tensor x, Tensor? scale, Tensor? shift, Tensor? mean, Tensor weight, Tensor grad, "
-    "Tensor(a!) grad_x, Tensor(b!) sums, SymInt B, SymInt H, SymInt W, SymInt C, SymInt stride",
-    "pool_windows": f"Tensor x, Tensor(a!) out, SymInt B, SymInt H, SymInt W, SymInt C, {_GROUP}, SymInt place, SymInt down, SymInt across",
-    "pool_windows_backward": "Tensor grad, Tensor addend, Tensor(a!) grad_x, SymInt B, SymInt H, SymInt W, SymInt C, "
-    f"{_GROUP}, SymInt place, SymInt down, SymInt across",
+    f"Tensor(a!) grad_x, Tensor(b!) sums, {_MAP}, int stride",
+    "pool_windows": f"Tensor x, Tensor(a!) out, {_MAP}, {_GROUP}, int place, int down, int across",
+    "pool_windows_backward": f"Tensor grad, Tensor addend, Tensor(a!) grad_x, {_MAP}, {_GROUP}, "
+    "int place, int down, int across",
     "window_attention": "Tensor q, Tensor k, Tensor v, Tensor? q_shift, Tensor? k_shift, Tensor? v_shift, "
     f"Tensor? bias, Tensor(a!) out, {_WINDOWS}",
     "window_attention_backward": "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor grad, Tensor(a!) grad_q, "
     f"Tensor(b!)? grad_k, Tensor(c!) grad_v, Tensor(d!)? grad_bias, {_WINDOWS}",
-    "key_attention": f"{_KEYS}, Tensor(a!) out, SymInt B, SymInt N, SymInt M, SymInt heads, SymInt dim, float scale",
+    "key_attention": f"{_KEYS}, Tensor(a!) out, SymInt B, int N, int M, int heads, int dim, float scale",
     "key_attention_backward": f"{_KEYS}, Tensor grad, Tensor(a!) grad_q, Tensor(b!) grad_kv, Tensor(c!)? grad_bias, "
-    "SymInt B, SymInt N, SymInt M, SymInt heads, SymInt dim, SymInt parts, float scale",
+    "SymInt B, int N, int M, int heads, int dim, SymInt parts, float scale",
 }
+"""Arguments of each kernel."""
 
 
 def register(run: Callable[..., None]) -> None:

@@ -38,8 +38,8 @@ def has_running_statistics(norm: nn.BatchNorm2d) -> bool:
 def keeps_one_map(norm: nn.BatchNorm2d, x: Tensor) -> bool:
     """Whether `norm_gelu_conv` takes this norm: batch statistics with running ones beside.
 
-    Synchronised norms and other subclasses go through torch's own modules; so do, without kernels, maps on a GPU and all
-    that is compiled.
+    Synchronised norms and other subclasses go through torch's own modules; so do, where there are no kernels, maps on a
+    GPU and all that is compiled.
     """
     if not norm.training or not has_running_statistics(norm):
         return False

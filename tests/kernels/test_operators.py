@@ -14,6 +14,7 @@ from densevit.models.hlg_layer import HLGLayer
 
 pytestmark = pytest.mark.skipif(library.library() is None, reason="no compiler for the kernels")
 
+
 @pytest.fixture(autouse=True)
 def threads():
     """Those of PyTorch, as they stand."""

@@ -67,7 +67,7 @@ def window_attention_backward(
 
 @triton.jit
 def read_bias(bias, head, rows, row, count, column):
-    """(heads, rows, count) at [head, row, column], for powers of 2; minus infinity beyond the last key, zero without."""
+    """(heads, rows, count) at [head, row, column], for powers of 2; minus infinity beyond the last key."""
     mask = (row < rows)[:, None] & (column < count)[None, :]
     value = tl.where(mask, 0.0, 0.0)
     if bias is not None:
@@ -77,7 +77,7 @@ def read_bias(bias, head, rows, row, count, column):
 
 @triton.jit
 def exponentials(query, key, scale, bias):
-    """exp(query key^T scale + bias - the row's largest), and the inverse of each row's sum; `bias` as `read_bias` has it."""
+    """exp(query key^T scale + bias - each row's largest), and the inverse of each row's sum; `bias` by `read_bias`."""
     scores = dot(query, tl.trans(key)) * (scale * LOG2_E) + bias
     scores = exp2(scores - tl.max(scores, axis=1)[:, None])
     return scores, (1.0 / tl.sum(scores, axis=1))[:, None]

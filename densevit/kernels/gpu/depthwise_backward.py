@@ -39,7 +39,13 @@ def depthwise_backward(
     warps = max(1, COLUMNS * width // 128)  # four elements a thread
     sizes = (B, H, W, Ho, Wo, C, down, across, each)
     arguments = (x, scale, shift, mean, weight, grad_y, grad_x, partials, *sizes)
-    launch(_gradients_downwards, (len(partials), blocks), arguments, (outputs // C, stride, LINES, COLUMNS, width), warps=warps)
+    launch(
+        _gradients_downwards,
+        (len(partials), blocks),
+        arguments,
+        (outputs // C, stride, LINES, COLUMNS, width),
+        warps=warps,
+    )
     add_partials(partials, sums)
 
 
@@ -102,7 +108,15 @@ def _gradients_downwards(
                 inner, slope = value, nothing
                 if scale is not None:
                     inner, slope = gelu_parts(value * factor + summand)
-                d = add_line(add_line(add_line(nothing, g20, g21, g22, a2, b2, c2), g10, g11, g12, a1, b1, c1), g00, g01, g02, a0, b0, c0)
+                d = add_line(
+                    add_line(add_line(nothing, g20, g21, g22, a2, b2, c2), g10, g11, g12, a1, b1, c1),
+                    g00,
+                    g01,
+                    g02,
+                    a0,
+                    b0,
+                    c0,
+                )
                 s0, s1, s2 = _add_products(s0, s1, s2, g00, g01, g02, inner)
                 s3, s4, s5 = _add_products(s3, s4, s5, g10, g11, g12, inner)
                 s6, s7, s8 = _add_products(s6, s7, s8, g20, g21, g22, inner)

@@ -17,8 +17,11 @@ PROGRAMS = 1024
 
 
 BARE = tl.constexpr(os.environ.get("TRITON_INTERPRET") != "1")
-"""Whether exponentials and inverses are taken as a GPU gives them. Triton adds instructions for very small and very large
-numbers, which do not occur in GELU: a third of all that it takes. The interpreter knows Triton's own only."""
+"""Whether exponentials and inverses are taken as a GPU gives them.
+
+Triton adds instructions for very small and very large numbers, which do not occur in GELU: a third of all that it
+takes. The interpreter knows Triton's own only.
+"""
 
 _compiled: dict[Any, Any] = {}
 
