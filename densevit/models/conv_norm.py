@@ -118,6 +118,7 @@ class ConvNorm(nn.Module):
             )
         self.norm = nn.BatchNorm2d(dim)
         self.dim, self.stride, self.act = dim, stride, act
+        self._is_linear = isinstance(self.conv, nn.Linear)
         self._folded = DerivedTensors()
 
     def train(self, mode: bool = True) -> "ConvNorm":
@@ -127,6 +128,8 @@ class ConvNorm(nn.Module):
     def convolve(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """The convolution alone, with its own weight and bias or others."""
         conv = self.conv
+        if not self._has_own_conv():
+            return conv(x) if self._is_linear else conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if weight is None:
             weight, bias = conv.weight, conv.bias
         if takes_depthwise(x, conv):
@@ -139,6 +142,10 @@ class ConvNorm(nn.Module):
         else:
             out = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         return out.permute(0, 2, 3, 1)
+
+    def _has_own_conv(self) -> bool:
+        """Whether it is this block's own: an adapter in its place, or one with hooks, is called."""
+        return untouched(self.conv, training=self.conv.training, may_lack_bias=True)
 
     def _fold(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Weight and bias of the one convolution that equals convolution and BN with running statistics."""
@@ -169,7 +176,7 @@ class ConvNorm(nn.Module):
         return x.permute(0, 2, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.norm.training or not inference_path():
+        if self.norm.training or not inference_path() or not self._has_own_conv():
             return self.norm_act(self.convolve(x))
         dtype = compute_dtype(x)
         if self.act and self.dim % LANES == 0 and (dtype == torch.float32 or on_gpu(x)) and usable(x):

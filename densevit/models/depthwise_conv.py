@@ -15,7 +15,6 @@ from torch.autograd.function import once_differentiable
 from densevit.kernels.library import call, on_gpu, usable
 from densevit.kernels.maps import depthwise, new_sums, taps
 from densevit.models.conv_gradients import compute_dtype
-from densevit.models.untouched import untouched
 
 
 def takes(x: Tensor, conv: nn.Module) -> bool:
@@ -27,7 +26,6 @@ def takes(x: Tensor, conv: nn.Module) -> bool:
         and conv.kernel_size == (3, 3)
         and conv.padding == conv.dilation == (1, 1)
         and conv.stride in ((1, 1), (2, 2))
-        and untouched(conv, training=conv.training, may_lack_bias=True)
         and usable(x, conv.weight)
     )
 

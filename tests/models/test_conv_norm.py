@@ -66,6 +66,34 @@ def test_folded_weights_follow_their_parameters():
     torch.testing.assert_close(module.eval()(x), plain(module, x, KINDS[0]))
 
 
+class Adapted(nn.Module):
+    """As adapters do: looks like the layer that it holds, and changes what that gives."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    weight, bias = property(lambda self: self.layer.weight), property(lambda self: self.layer.bias)
+
+    def forward(self, x):
+        return self.layer(x).square()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("training", [True, False])
+def test_adapters_in_place_of_the_convolution_are_called(kind, training):
+    module, x = build(kind).train(training), torch.randn(2, 6, 9, 14, dtype=torch.float64)
+    norm = copy.deepcopy(module.norm)
+    module.conv = Adapted(module.conv)
+    for grad in (training, True):
+        with torch.set_grad_enabled(grad):
+            ours = module(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            conv = module.conv.layer
+            y = conv(x) if isinstance(conv, nn.Conv2d) else conv(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            y = norm(y.square())
+            torch.testing.assert_close(ours, F.gelu(y) if module.act else y)
+
+
 @torch.no_grad()
 def test_images_in_parts_give_the_same(monkeypatch):
     module, x = build(KINDS[2]).eval(), torch.randn(5, 4, 5, 6, dtype=torch.float64)
