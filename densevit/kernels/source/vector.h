@@ -1,7 +1,6 @@
 // Eight floats at a time in the vector extensions that GCC and Clang share, and what HLG needs of them.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
