@@ -1,4 +1,4 @@
-"""Statistics of a batch norm on a CPU, as the kernel for a GPU of that name gives them: PyTorch's own pass is as fast."""
+"""Statistics of a batch norm on a CPU, in the form that the kernel for a GPU has: PyTorch's own pass is as fast."""
 
 import torch
 from torch import Tensor
