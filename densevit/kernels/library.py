@@ -50,7 +50,7 @@ def usable(*maps: Tensor) -> bool:
     On a GPU also bfloat16, or float32 that autocast makes bfloat16.
     """
     if torch.compiler.is_compiling():
-        if torch.compiler.is_exporting():
+        if torch.compiler._is_exporting_flag:  # `is_exporting()` is always true to the compiler of torch 2.11
             return False
     elif torch.jit.is_tracing() or is_transformed():
         return False
