@@ -35,6 +35,8 @@ LANES = 8
 GPU_TYPES = (torch.float32, torch.bfloat16)
 GPU_ELEMENTS = 2**28
 """An image's part of a layer's map may be no larger on a GPU: inside, up to eight times that, 32 bits count them."""
+COMPILES_TRAINING = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)
+"""Whether the compiler gets steps with gradients right: that of torch 2.11 does not, 2.12 and 2.13 are untried."""
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton's own switch: its kernels run on a CPU, cell by cell, to be tested or debugged."""
 
@@ -51,6 +53,8 @@ def usable(*maps: Tensor) -> bool:
     """
     if torch.compiler.is_compiling():
         if torch.compiler._is_exporting_flag:  # `is_exporting()` is always true to the compiler of torch 2.11
+            return False
+        if torch.is_grad_enabled() and not COMPILES_TRAINING:
             return False
     elif torch.jit.is_tracing() or is_transformed():
         return False
