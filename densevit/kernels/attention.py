@@ -67,26 +67,20 @@ def key_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, *, num_h
 
     Each may be a part of a wider map's channels; its cells must lie evenly apart.
     """
-    return (
-        _KeyAttention.apply(q, k, v, bias, num_heads) if torch.is_grad_enabled() else _on_keys(q, k, v, bias, num_heads)
-    )
+    if not torch.is_grad_enabled():
+        return _on_keys(q, k, v, bias, num_heads)
+    return _KeyAttention.apply(q, k, v, bias, num_heads)
 
 
 class _WindowAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor | None,
-        v: Tensor,
-        groups: Sequence[Group],
-        num_heads: int,
-        *biases: Tensor | None,
+        ctx: Any, q: Tensor, k: Tensor | None, v: Tensor, groups: Sequence[Group], heads: int, *biases: Tensor | None
     ) -> Tensor:
-        """Without `k` it is `q`."""
+        """Without `k` it is `q`: the compiler takes no tensor twice."""
         ctx.save_for_backward(q, k, v, *biases)
-        ctx.groups, ctx.num_heads = groups, num_heads
-        return infer_windows(q, q if k is None else k, v, groups, biases, num_heads=num_heads)
+        ctx.groups, ctx.num_heads = groups, heads
+        return infer_windows(q, q if k is None else k, v, groups, biases, num_heads=heads)
 
     @staticmethod
     @once_differentiable

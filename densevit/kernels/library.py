@@ -1,4 +1,4 @@
-"""Call a kernel by its name: on a CPU those of `source/*.cpp`, on a GPU those of `gpu/*.py`.
+"""Call a kernel by its name: on a CPU those of `source/*.cpp` and `batch_norm.py`, on a GPU those of `gpu/*.py`.
 
 The former are compiled once per machine, into `$XDG_CACHE_HOME/densevit` (`~/.cache/densevit`) under a name made from
 the sources, the compiler and the processor; the latter by Triton, which keeps them in `~/.triton/cache`. Where they
@@ -31,12 +31,9 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "
 LANES = 8
 """Channels are taken this many at a time; other numbers go through PyTorch."""
 
-
 GPU_TYPES = (torch.float32, torch.bfloat16)
 GPU_ELEMENTS = 2**28
 """An image's part of a layer's map may be no larger on a GPU: inside, up to eight times that, 32 bits count them."""
-COMPILES_TRAINING = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)
-"""Whether the compiler gets steps with gradients right: that of torch 2.11 does not, 2.12 and 2.13 are untried."""
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 """Triton's own switch: its kernels run on a CPU, cell by cell, to be tested or debugged."""
 
@@ -47,14 +44,12 @@ def on_gpu(x: Tensor) -> bool:
 
 
 def usable(*maps: Tensor) -> bool:
-    """Whether the kernels take these maps: not recorded, but for a compiler; float32 on a CPU and not to be cast.
+    """Whether the kernels take these maps: run now or compiled, not exported, traced or transformed.
 
-    On a GPU also bfloat16, or float32 that autocast makes bfloat16.
+    On a CPU they take float32 that autocast leaves so, on a GPU also bfloat16, or float32 that autocast makes that.
     """
     if torch.compiler.is_compiling():
         if torch.compiler._is_exporting_flag:  # `is_exporting()` is always true to the compiler of torch 2.11
-            return False
-        if torch.is_grad_enabled() and not COMPILES_TRAINING:
             return False
     elif torch.jit.is_tracing() or is_transformed():
         return False
@@ -106,7 +101,7 @@ def _run(name: str, *arguments: Any) -> None:
             with torch.cuda.device_of(first):
                 kernel(*arguments)
         return
-    if name == "batch_norm":
+    if name == "batch_norm":  # the one step that is no faster in C++
         batch_norm(*arguments)
         return
     kernels = library()

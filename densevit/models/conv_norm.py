@@ -126,11 +126,11 @@ class ConvNorm(nn.Module):
         return super().train(mode)
 
     def convolve(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """The convolution alone, with its own weight and bias or others."""
+        """The convolution alone; with another weight and bias, where it `has_own_conv`."""
         conv = self.conv
-        if not self._has_own_conv():
-            return conv(x) if self._is_linear else conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         if weight is None:
+            if not self.has_own_conv():
+                return conv(x) if self._is_linear else conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             weight, bias = conv.weight, conv.bias
         if takes_depthwise(x, conv):
             return depthwise_conv(x, weight, bias, self.stride)
@@ -143,9 +143,10 @@ class ConvNorm(nn.Module):
             out = F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         return out.permute(0, 2, 3, 1)
 
-    def _has_own_conv(self) -> bool:
-        """Whether it is this block's own: an adapter in its place, or one with hooks, is called."""
-        return untouched(self.conv, training=self.conv.training, may_lack_bias=True)
+    def has_own_conv(self) -> bool:
+        """Whether the convolution is as this block made it: an adapter in its place, or one with hooks, is called."""
+        own = isinstance(self.conv, nn.Linear | nn.Conv2d)
+        return own and untouched(self.conv, training=self.conv.training, may_lack_bias=True)
 
     def _fold(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Weight and bias of the one convolution that equals convolution and BN with running statistics."""
@@ -158,7 +159,8 @@ class ConvNorm(nn.Module):
 
     def _sources(self) -> list[Tensor]:
         conv, norm = self.conv, self.norm
-        tensors = (conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        statistics = (norm.running_mean, norm.running_var, norm.num_batches_tracked)  # the last counts their changes
+        tensors = (conv.weight, conv.bias, norm.weight, norm.bias, *statistics)
         return [tensor for tensor in tensors if tensor is not None]
 
     def affine(self) -> tuple[Tensor, Tensor]:
@@ -176,7 +178,7 @@ class ConvNorm(nn.Module):
         return x.permute(0, 2, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.norm.training or not inference_path() or not self._has_own_conv():
+        if self.norm.training or not inference_path() or not self.has_own_conv():
             return self.norm_act(self.convolve(x))
         dtype = compute_dtype(x)
         if self.act and self.dim % LANES == 0 and (dtype == torch.float32 or on_gpu(x)) and usable(x):

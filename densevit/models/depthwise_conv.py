@@ -18,7 +18,7 @@ from densevit.models.conv_gradients import compute_dtype
 
 
 def takes(x: Tensor, conv: nn.Module) -> bool:
-    """Whether `depthwise_conv` takes this map and module."""
+    """Whether `depthwise_conv` takes this map and module, which the caller has found to be untouched."""
     return (
         on_gpu(x)
         and type(conv) is nn.Conv2d

@@ -7,7 +7,7 @@ enough for its maps to stay in the cache.
 Shapes: B batch, H W map, C channels. Maps are (B, H, W, C), contiguous.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -63,12 +63,19 @@ def infer_layer(layer: HLGLayer, x: Tensor) -> Tensor:
     x = x.to(compute_dtype(x)).contiguous()
     out = x.new_empty(B, -(-H // stride), -(-W // stride), layer.norm1.normalized_shape[0])
     mlp, finish = _mlp(layer.mlp), _attention(layer, (out.shape[1], out.shape[2]))
-    images = max(1, (GPU_PART_ELEMENTS if on_gpu(x) else PART_ELEMENTS) // (H * W * layer.mlp.expand.dim))
-    for part, result in zip(x.split(images), out.split(images), strict=True):
+    for part, result in _parts(x, out, peak=H * W * layer.mlp.expand.dim):
         shortcut = part if layer.shortcut is None else layer.shortcut(part).contiguous()
         norm_add(mlp(part), layer.mlp.project.bias, layer.norm1, shortcut, result)
         finish(result)
     return out
+
+
+def _parts(x: Tensor, out: Tensor, *, peak: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """The batch in parts whose largest map, `peak` elements per image, is small; whole to a compiler (see `parts`)."""
+    if torch.compiler.is_compiling():
+        return [(x, out)]
+    images = max(1, (GPU_PART_ELEMENTS if on_gpu(x) else PART_ELEMENTS) // peak)
+    return zip(x.split(images), out.split(images), strict=True)
 
 
 def _mlp(mlp: DWMLP) -> Callable[[Tensor], Tensor]:

@@ -46,7 +46,7 @@ def train_layer(layer: HLGLayer, x: Tensor) -> Tensor:
 
 
 def _norm_add(x: Tensor, norm: nn.LayerNorm, residual: Tensor, drop_path: DropPath) -> Tensor:
-    return NormAdd.apply(x, norm.weight, norm.bias, residual, _factors(drop_path, x), norm.eps)
+    return NormAdd.apply(x, norm.weight, norm.bias, residual, _factors(drop_path, x), float(norm.eps))
 
 
 def _factors(drop_path: DropPath, x: Tensor) -> Tensor | None:
@@ -66,11 +66,11 @@ def _local_and_global(attn: LocalGlobalAttention, x: Tensor) -> Tensor:
     grid = window_grid((x.shape[1], x.shape[2]), window_size=attn.window_size, dilation=attn.dilation)
     layers = [attn.q, attn.v] if attn.local_key == "query" else [attn.q, attn.v, attn.k]
     weights = [t for layer in layers for t in (layer.weight, layer.bias)]
-    x, q, v, *key = NormLinear.apply(x, attn.norm.weight, attn.norm.bias, attn.norm.eps, *weights)
+    x, q, v, *key = NormLinear.apply(x, attn.norm.weight, attn.norm.bias, float(attn.norm.eps), *weights)
     bias = attn.window_bias(v)
     local = window_attention(q, key[0] if key else q, v, grid, num_heads=attn.num_heads, bias=bias)  # Eq. 4, 5
     norm, mix = attn.norm_query, attn.mix_query
-    x, q = MixQuery.apply(x, local, q, norm.eps, norm.weight, norm.bias, mix.weight, mix.bias)  # Eq. 9
+    x, q = MixQuery.apply(x, local, q, float(norm.eps), norm.weight, norm.bias, mix.weight, mix.bias)  # Eq. 9
     if attn.embed.kind == "avgpool":
         x, pooled = PoolWindows.apply(x, grid)
         embedded = attn.embed.norm(pooled)

@@ -209,10 +209,14 @@ class LinearAdd(torch.autograd.Function):
         ctx.save_for_backward(x, weight, factors)
         out, rows = new_map_like(residual), x.flatten(0, 2)
         if factors is None and not on_gpu(x):
-            torch.addmm(residual.flatten(0, 2), rows, weight.t(), out=out.flatten(0, 2))
-            return out.add_(bias)
+            torch.addmm(residual.flatten(0, 2), rows, weight.t(), out=out.flatten(0, 2)).add_(bias)
+            return out
         torch.addmm(bias, rows, weight.t(), out=out.flatten(0, 2))
-        return (out if factors is None else out.mul_(factors)).add_(residual)
+        cells = out.flatten(1, 2)  # the compiler of torch 2.11 loses gradients by a result that is itself written into
+        if factors is not None:
+            cells.mul_(factors.flatten(1, 2))
+        cells.add_(residual.flatten(1, 2))
+        return out
 
     @staticmethod
     @once_differentiable

@@ -94,7 +94,12 @@ def linear_backward(
 
 
 def parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Equal parts of the batch, of all maps, with no more than `PART_BYTES` of `x` where an image has less."""
+    """Equal parts of the batch, of all maps, with no more than `PART_BYTES` of `x` where an image has less.
+
+    A compiler gets the batch whole: to it every part would be code of its own, and every number of parts a new graph.
+    """
+    if torch.compiler.is_compiling():
+        return iter([(x, *others)])
     count = -(-x.numel() * x.element_size() // (GPU_PART_BYTES if on_gpu(x) else PART_BYTES))
     return zip(*(t.split(-(-len(x) // count)) for t in (x, *others)), strict=True)
 

@@ -5,6 +5,9 @@ from torch import Tensor, nn
 OWN_PARTS = ("torch.nn.modules.", "timm.layers.", "densevit.models.")
 """Where the classes of an untouched module are defined."""
 
+CONTAINERS = "torch.nn.modules.container"
+"""No part of an untouched module but of those with `is_called`; in place of a layer it is an adapter."""
+
 
 def untouched(
     part: nn.Module, *, training: bool, found: list[Tensor] | None = None, may_lack_bias: bool = False
@@ -19,6 +22,8 @@ def untouched(
     if not kind.__module__.startswith(OWN_PARTS) or own["training"] is not training:
         return False
     if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+        return False
+    if kind.__module__ == CONTAINERS or own.get("padding_mode", "zeros") != "zeros":
         return False
     if own["_parameters"].get("bias", part) is None and not may_lack_bias:
         return False

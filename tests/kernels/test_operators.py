@@ -9,6 +9,7 @@ import torch
 
 from densevit.kernels import library
 from densevit.kernels.operators import SCHEMAS
+from densevit.models import hlg_kernels, norm_gelu_kernels
 from densevit.models.hlg import _run
 from densevit.models.hlg_layer import HLGLayer
 
@@ -79,10 +80,30 @@ def test_writes_into_what_its_schema_says(calls, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
+def test_one_graph_for_all_batches(training, monkeypatch):
+    """After that for the first of them, and where an eager step takes one image at a time, too."""
+    monkeypatch.setattr(hlg_kernels, "PART_ELEMENTS", 1)
+    monkeypatch.setattr(norm_gelu_kernels, "PART_BYTES", 1)
+    (layer, x), graphs = layer_and_map("first"), []
+    eager = ByKernels(copy.deepcopy(layer))
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(ByKernels(layer), backend=backend, fullgraph=True)
+    for batch in (2, 3, 7, 5):
+        images = x[:1].repeat(batch, 1, 1, 1) * torch.rand(batch, 1, 1, 1)
+        for a, b in zip(step(compiled, images, training), step(eager, images, training), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+    assert len(graphs) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_compiled_layer_keeps_its_kernels(name, training):
-    if training and not library.COMPILES_TRAINING:
-        pytest.skip("this torch compiles training steps by PyTorch's operators")
     layer, x = layer_and_map(name)
     eager, code = ByKernels(copy.deepcopy(layer)), []
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from densevit.models.conv_norm import ConvNorm, in_cached_parts
+from densevit.models.conv_norm import ConvNorm, in_cached_parts, in_sequence
 
 KINDS = [
     {"kernel_size": 1, "bias": True}, {"kernel_size": 3, "stride": 2}, {"kernel_size": 3, "groups": 6, "bias": True},
@@ -64,6 +64,32 @@ def test_folded_weights_follow_their_parameters():
     torch.testing.assert_close(module(x), plain(module, x, KINDS[0]))
     module.conv.weight.data.mul_(2)
     torch.testing.assert_close(module.eval()(x), plain(module, x, KINDS[0]))
+
+
+@torch.no_grad()
+def test_folded_weights_follow_statistics_that_moved_on_alone():
+    module, x = build(KINDS[0]).eval(), torch.randn(4, 4, 5, 6, dtype=torch.float64)
+    module(x)
+    module.norm.train()
+    module(x)
+    module.norm.eval()
+    torch.testing.assert_close(module(x), plain(module, x, KINDS[0]))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_other_layers_of_torch_in_place_of_the_convolution_are_called(training):
+    x = torch.randn(2, 4, 5, 8)
+    for conv in (
+        nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)),
+        nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
+        nn.Identity(),
+    ):
+        module, other = ConvNorm(8, 8, kernel_size=3).train(training), ConvNorm(8, 8).train(training)
+        module.conv = conv
+        with torch.set_grad_enabled(training):
+            y = conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            torch.testing.assert_close(module(x), other.norm_act(y))
+            torch.testing.assert_close(in_sequence(x, module, other), other(module(x)), rtol=1e-4, atol=1e-4)
 
 
 class Adapted(nn.Module):

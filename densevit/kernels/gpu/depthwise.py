@@ -17,11 +17,7 @@ LINES = 14
 """Rows that one program goes down."""
 CHANNELS = 64
 PER_THREAD = 8
-"""Elements of a thread: two loads of four channels each, which do not wait for each other.
-
-More than four channels in one load would not be the same for bfloat16 and float32: Triton then carries the weights from
-one order of threads to the other, through shared memory, in every row.
-"""
+"""Elements of a thread: enough of a row under way at once, few enough registers."""
 
 
 def depthwise(
@@ -74,7 +70,10 @@ def _downwards(
     x, weight, bias, addend, y, H, W, C, down, across,
     ACT: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """A row of input is read once, a row ahead, and given to the three rows of output that it is part of."""
+    """A row of input is read once, a row ahead, and given to the three rows of output that it is part of.
+
+    The weights are read before the loop: in it Triton would carry them from one order of threads to another.
+    """
     program = tl.program_id(0)
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     j = program % across * COLUMNS + tl.arange(0, COLUMNS)

@@ -39,13 +39,8 @@ def depthwise_backward(
     warps = max(1, COLUMNS * width // 128)  # four elements a thread
     sizes = (B, H, W, Ho, Wo, C, down, across, each)
     arguments = (x, scale, shift, mean, weight, grad_y, grad_x, partials, *sizes)
-    launch(
-        _gradients_downwards,
-        (len(partials), blocks),
-        arguments,
-        (outputs // C, stride, LINES, COLUMNS, width),
-        warps=warps,
-    )
+    constants = (outputs // C, stride, LINES, COLUMNS, width)
+    launch(_gradients_downwards, (len(partials), blocks), arguments, constants, warps=warps)
     add_partials(partials, sums)
 
 
@@ -80,8 +75,8 @@ def _gradients_downwards(
     top, first = program // across % down * LINES, program // (across * down) * each
     bottom, inside, outputs = tl.minimum(top + LINES, H), (c < C)[None, :], C * MULTIPLIER
     cells, mask = j[:, None] * C + c[None, :], (j < W)[:, None] & inside
-    nothing, none = tl.zeros((COLUMNS, CHANNELS), dtype=tl.float32), tl.zeros((1, CHANNELS), dtype=tl.float32)
-    factor, summand, centre = none, none, none
+    nothing, zeros = tl.zeros((COLUMNS, CHANNELS), dtype=tl.float32), tl.zeros((1, CHANNELS), dtype=tl.float32)
+    factor, summand, centre = zeros, zeros, zeros
     if scale is not None:
         factor, summand = read(scale + c[None, :], inside), read(shift + c[None, :], inside)
         centre = read(mean + c[None, :], inside)
@@ -108,15 +103,9 @@ def _gradients_downwards(
                 inner, slope = value, nothing
                 if scale is not None:
                     inner, slope = gelu_parts(value * factor + summand)
-                d = add_line(
-                    add_line(add_line(nothing, g20, g21, g22, a2, b2, c2), g10, g11, g12, a1, b1, c1),
-                    g00,
-                    g01,
-                    g02,
-                    a0,
-                    b0,
-                    c0,
-                )
+                d = add_line(nothing, g20, g21, g22, a2, b2, c2)
+                d = add_line(d, g10, g11, g12, a1, b1, c1)
+                d = add_line(d, g00, g01, g02, a0, b0, c0)
                 s0, s1, s2 = _add_products(s0, s1, s2, g00, g01, g02, inner)
                 s3, s4, s5 = _add_products(s3, s4, s5, g10, g11, g12, inner)
                 s6, s7, s8 = _add_products(s6, s7, s8, g20, g21, g22, inner)
