@@ -24,6 +24,8 @@ SCHEMAS = {
     "add_norm": "Tensor x, Tensor y, Tensor weight, Tensor bias, Tensor(a!) total, Tensor(b!) normed, "
     f"{_ROWS}, float eps",
     "column_sums": f"Tensor x, Tensor(a!) sums, {_ROWS}",
+    "product": "Tensor x, Tensor matrix, Tensor? bias, Tensor? addend, Tensor(a!) out, SymInt rows, int depth, "
+    "int width, int transposed",
     "batch_norm": "Tensor x, Tensor gamma, Tensor beta, Tensor(a!) running_mean, Tensor(b!) running_var, "
     f"Tensor(c!) vectors, {_ROWS}, float momentum, float eps",
     "gelu_backward": f"Tensor x, {_AFFINE}, Tensor mean, Tensor(a!) grad, Tensor(b!)? output, Tensor(c!) sums, {_ROWS}",

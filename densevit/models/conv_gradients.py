@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from densevit.kernels.products import sum_of_products
+
 
 class Step(NamedTuple):
     """What a batch norm and the convolution after it are told beside their weights."""
@@ -80,14 +82,6 @@ def _halving_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor,
         place = grad_x[:, y::2, x_parity::2]
         place.copy_(total[:, : place.shape[1], : place.shape[2]])
     return grad_x.permute(0, 3, 1, 2), by_weight, rows.sum(dim=0)
-
-
-def sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """The matrix products of all pairs, added up."""
-    total = pairs[0][0] @ pairs[0][1]
-    for a, b in pairs[1:]:
-        total.addmm_(a, b)
-    return total
 
 
 def _depthwise_input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from densevit.kernels.library import LANES, call, usable
 from densevit.kernels.maps import depthwise, new_sums, taps
 from densevit.kernels.pages import new_map, new_map_like
+from densevit.kernels.products import multiply
 from densevit.models.conv_gradients import Step, compute_dtype
 from densevit.models.conv_norm import ConvNorm
 from densevit.models.lean_gradients import counted, keeps_one_map
@@ -72,7 +73,7 @@ class _TrainDWMLP(torch.autograd.Function):
             t.to(x.dtype) for t in (expand, expand_bias, project, project_bias)
         )
         first = new_map(*x.shape[:3], len(expand), like=x)
-        torch.addmm(expand_bias, x.flatten(0, 2), expand.t(), out=first.flatten(0, 2))
+        multiply(x.flatten(0, 2), expand.t(), first.flatten(0, 2), bias=expand_bias)
         norm1 = batch_norm(first, gamma1, beta1, steps[0])
         second = depthwise(first, taps(kernel), kernel_bias, before=norm1[:2], stride=stride)
         norm2 = batch_norm(second, gamma2, beta2, steps[1])
@@ -109,6 +110,6 @@ def _expand_backward(
     for grad_part, first_part, x_part, result in parts(grad, first, x, grad_x):
         norm_backward(first_part, norm, of_norm, grad_part, grad_part)
         rows = grad_part.flatten(0, 2)
-        torch.mm(rows, weight, out=result.flatten(0, 2))
+        multiply(rows, weight, result.flatten(0, 2))
         by_weight.addmm_(rows.t(), x_part.flatten(0, 2))
     return grad_x, by_weight

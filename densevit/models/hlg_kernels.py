@@ -10,12 +10,12 @@ Shapes: B batch, H W map, C channels. Maps are (B, H, W, C), contiguous.
 from collections.abc import Callable, Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densevit.kernels import attention as kernels
 from densevit.kernels.library import LANES, on_gpu, usable
 from densevit.kernels.maps import add_gelu_norm_, add_norm_, affine_gelu, depthwise, norm_add, taps
+from densevit.kernels.products import linear, multiply
 from densevit.models.attention import window_biases
 from densevit.models.conv_gradients import compute_dtype
 from densevit.models.hlg_layer import DWMLP, FullAttention, HLGLayer, LocalGlobalAttention, SpatialSmoothing
@@ -85,12 +85,12 @@ def _mlp(mlp: DWMLP) -> Callable[[Tensor], Tensor]:
     narrow, wide, stride = mlp.expand.conv.weight, mlp.project.weight, mlp.depthwise.stride
 
     def run(x: Tensor) -> Tensor:
-        hidden = F.linear(x, narrow)
+        hidden = linear(x, narrow)
         if on_gpu(x):  # there GELU takes a pass of its own, here into the same map
             hidden = depthwise(affine_gelu(hidden, *before, out=hidden), weight, shift, stride=stride, act=True)
         else:
             hidden = depthwise(hidden, weight, shift, before=before, stride=stride, act=True)
-        return F.linear(hidden, wide)
+        return linear(hidden, wide)
 
     return run
 
@@ -112,7 +112,7 @@ def _smoothing(smooth: SpatialSmoothing) -> Callable[[Tensor, nn.LayerNorm], Ten
     weight, affine = smooth.expand.conv.weight, smooth.expand.affine()
 
     def run(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-        y = F.linear(smooth.conv(smooth.reduce(x)), weight)
+        y = linear(smooth.conv(smooth.reduce(x)), weight)
         add_gelu_norm_(x, y, *affine, norm)
         return y
 
@@ -127,8 +127,8 @@ def _local_and_global(attn: LocalGlobalAttention, grid: WindowGrid) -> Callable[
     weight, shift = taps(attn.mix_query.weight), attn.mix_query.bias + attn.q.bias
 
     def run(x: Tensor, normed: Tensor) -> None:
-        q, v = F.linear(normed, attn.q.weight), F.linear(normed, attn.v.weight)
-        k = F.linear(normed, attn.k.weight) if own_key else q
+        q, v = linear(normed, attn.q.weight), linear(normed, attn.v.weight)
+        k = linear(normed, attn.k.weight) if own_key else q
         local = kernels.infer_windows(q, k, v, grid.groups, biases, num_heads=attn.num_heads, shifts=shifts)
         add_norm_(x, local, attn.norm_query)
         q = depthwise(local, weight, shift, addend=q)  # Eq. 9
@@ -137,7 +137,8 @@ def _local_and_global(attn: LocalGlobalAttention, grid: WindowGrid) -> Callable[
         if on_gpu(x):
             x.add_(attn.project(attended))
         else:
-            x.flatten(0, 2).addmm_(attended.flatten(0, 2), attn.project.weight.t()).add_(attn.project.bias)
+            rows = x.flatten(0, 2)
+            multiply(attended.flatten(0, 2), attn.project.weight.t(), rows, bias=attn.project.bias, addend=rows)
 
     return run
 
@@ -147,4 +148,4 @@ def _attend_fully(layer: HLGLayer, x: Tensor) -> None:
     attn, norm = layer.attn, layer.norm2
     assert isinstance(attn, FullAttention)
     assert norm is not None
-    norm_add(F.linear(attn.attended(x), attn.project.weight), attn.project.bias, norm, x, x)
+    norm_add(linear(attn.attended(x), attn.project.weight), attn.project.bias, norm, x, x)

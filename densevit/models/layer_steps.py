@@ -17,7 +17,8 @@ from densevit.kernels.attention import runs
 from densevit.kernels.library import call, on_gpu
 from densevit.kernels.maps import depthwise, new_sums, sum_of_rows, taps
 from densevit.kernels.pages import new_map, new_map_like
-from densevit.models.conv_gradients import Step, sum_of_products
+from densevit.kernels.products import multiply, sum_of_products
+from densevit.models.conv_gradients import Step
 from densevit.models.norm_gelu_kernels import Affine, batch_norm, norm_backward, norm_gradients, parts
 from densevit.models.windows import Run, WindowGrid
 
@@ -72,7 +73,7 @@ class LinearBeside(torch.autograd.Function):
         weight = weight.to(x.dtype)
         ctx.save_for_backward(x, weight)
         out = new_map(*x.shape[:3], len(weight), like=x)
-        torch.mm(x.flatten(0, 2), weight.t(), out=out.flatten(0, 2))
+        multiply(x.flatten(0, 2), weight.t(), out.flatten(0, 2))
         return x.view_as(x), out
 
     @staticmethod
@@ -80,7 +81,7 @@ class LinearBeside(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, grad_out: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         rows, grad_x = grad_out.contiguous().flatten(0, 2), new_map_like(x)
-        torch.addmm(grad.contiguous().flatten(0, 2), rows, weight, out=grad_x.flatten(0, 2))
+        multiply(rows, weight, grad_x.flatten(0, 2), addend=grad.contiguous().flatten(0, 2))
         return grad_x, rows.t() @ x.flatten(0, 2)
 
 
@@ -117,7 +118,7 @@ class NormLinear(torch.autograd.Function):
         for part, *results in parts(x, *outputs):
             rows = _normed(part, weight, bias, eps).flatten(0, 2)
             for matrix, shift, result in zip(layers[::2], layers[1::2], results, strict=True):
-                torch.addmm(shift, rows, matrix.t(), out=result.flatten(0, 2))
+                multiply(rows, matrix.t(), result.flatten(0, 2), bias=shift)
         return x.view_as(x), *outputs
 
     @staticmethod
@@ -209,7 +210,7 @@ class LinearAdd(torch.autograd.Function):
         ctx.save_for_backward(x, weight, factors)
         out, rows = new_map_like(residual), x.flatten(0, 2)
         if factors is None and not on_gpu(x):
-            torch.addmm(residual.flatten(0, 2), rows, weight.t(), out=out.flatten(0, 2)).add_(bias)
+            multiply(rows, weight.t(), out.flatten(0, 2), bias=bias, addend=residual.contiguous().flatten(0, 2))
             return out
         torch.addmm(bias, rows, weight.t(), out=out.flatten(0, 2))
         cells = out.flatten(1, 2)  # the compiler of torch 2.11 loses gradients by a result that is itself written into
@@ -224,5 +225,5 @@ class LinearAdd(torch.autograd.Function):
         x, weight, factors = ctx.saved_tensors
         grad, grad_x = grad.contiguous(), new_map_like(x)
         rows = (grad if factors is None else (grad * factors).to(x.dtype)).flatten(0, 2)
-        torch.mm(rows, weight, out=grad_x.flatten(0, 2))
+        multiply(rows, weight, grad_x.flatten(0, 2))
         return grad_x, rows.t() @ x.flatten(0, 2), sum_of_rows(rows), grad, None

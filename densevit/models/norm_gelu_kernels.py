@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from densevit.kernels.library import LANES, call, on_gpu, usable
 from densevit.kernels.maps import affine_gelu, new_sums, sum_of_rows
 from densevit.kernels.pages import new_map, new_map_like
+from densevit.kernels.products import multiply
 from densevit.models.conv_gradients import Step, conv_gradients, convolve, sum_of_parts
 
 PART_BYTES = 8 * 2**20
@@ -68,11 +69,8 @@ def linear(x: Tensor, norm: Affine, weight: Tensor, bias: Tensor | None) -> Tens
     """A linear layer on GELU(norm(x))."""
     out = new_map(*x.shape[:3], len(weight), like=x)
     for part, result in parts(x, out):
-        rows, result = affine_gelu(part, *norm[:2]).flatten(0, 2), result.flatten(0, 2)
-        if bias is None:
-            torch.mm(rows, weight.t(), out=result)
-        else:
-            torch.addmm(bias, rows, weight.t(), out=result)
+        rows = affine_gelu(part, *norm[:2]).flatten(0, 2)
+        multiply(rows, weight.t(), result.flatten(0, 2), bias=bias)
     return out
 
 
@@ -85,8 +83,8 @@ def linear_backward(
     """
     by_weight, by_bias = torch.zeros_like(weight), weight.new_zeros(len(weight))
     for part, grad_part, result in parts(x, grad, grad_x):
-        rows, output, shape = grad_part.flatten(0, 2), torch.empty_like(part), (part[..., 0].numel(), part.shape[-1])
-        torch.mm(rows, weight, out=result.view(shape))
+        rows, output, shape = grad_part.flatten(0, 2), new_map_like(part), (part[..., 0].numel(), part.shape[-1])
+        multiply(rows, weight, result.view(shape))
         call("gelu_backward", part, *norm[:3], result, output, sums, *shape)
         by_weight.addmm_(rows.t(), output.view(shape))
         by_bias += sum_of_rows(rows)

@@ -97,21 +97,6 @@ static inline void softmax(float *s, Bias bias, long rows, long keys, float *inv
     }
 }
 
-// Eight rows of eight, `from` floats apart, to eight columns, `to` floats apart: each step interlaces row i with row i + 4,
-// which turns the six bits of an element's place by one.
-static inline void transpose_tile(const float *k, long from, float *kt, long to) {
-    vec a[8], b[8];
-    for (int i = 0; i < 8; i++) a[i] = load(k + i * from);
-    for (int step = 0; step < 3; step++) {
-        for (int i = 0; i < 4; i++) {
-            b[2 * i] = SHUFFLE(a[i], a[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
-            b[2 * i + 1] = SHUFFLE(a[i], a[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
-        }
-        for (int i = 0; i < 8; i++) a[i] = b[i];
-    }
-    for (int i = 0; i < 8; i++) store(kt + i * to, a[i]);
-}
-
 // kt (dim, padded(keys)) <- k (keys, dim) transposed, zero where no key is; dim is a multiple of 8
 static inline void transpose(const float *k, long keys, long dim, float *kt) {
     long width = padded(keys), n = 0;

@@ -43,6 +43,21 @@ static inline float largest(vec x) {
     return a > b ? a : b;
 }
 
+// Eight rows of eight, `from` floats apart, to eight columns, `to` floats apart: each step interlaces row i with row i + 4,
+// which turns the six bits of an element's place by one.
+static inline void transpose_tile(const float *k, long from, float *kt, long to) {
+    vec a[8], b[8];
+    for (int i = 0; i < 8; i++) a[i] = load(k + i * from);
+    for (int step = 0; step < 3; step++) {
+        for (int i = 0; i < 4; i++) {
+            b[2 * i] = SHUFFLE(a[i], a[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+            b[2 * i + 1] = SHUFFLE(a[i], a[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+        }
+        for (int i = 0; i < 8; i++) a[i] = b[i];
+    }
+    for (int i = 0; i < 8; i++) store(kt + i * to, a[i]);
+}
+
 // e^x for x <= 88, to 1e-7 of its value; below -87 it stays at e^-87.
 static inline vec exponential(vec x) {
     x = larger(x, splat(-87.0f));

@@ -1,0 +1,78 @@
+// Products of a map's many rows with a small matrix, which stays in the cache: rows are read where they lie.
+#include "vector.h"
+
+constexpr int ROWS = 6, PANEL = 2 * LANES;  // of a tile, whose sums stay in registers
+constexpr long DEPTH = 384;                 // rows of the matrix at once: a panel of them stays in the first cache
+constexpr long BLOCK = 192;                 // rows of the map, at most, that go past all panels, from the second cache
+
+// The sums of a tile begin with these, each where it is not null.
+struct Start { const float *bias, *addend; };
+
+// out (R, N * 8) <- x (R, depth) panel (depth, N * 8) + start; rows of x lie `step` apart, those of out and addend `width`
+template <int R, int N>
+static inline void tile(const float *x, long step, const float *panel, long depth, Start start, float *out, long width) {
+    vec sums[R][N] = {};
+    for (long k = 0; k < depth; k++) {
+        vec b[N];
+        for (int n = 0; n < N; n++) b[n] = load(panel + (k * N + n) * LANES);
+        for (int r = 0; r < R; r++) {
+            vec a = splat(x[r * step + k]);
+            for (int n = 0; n < N; n++) sums[r][n] += a * b[n];
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int n = 0; n < N; n++) {
+            if (start.bias) sums[r][n] += load(start.bias + n * LANES);
+            if (start.addend) sums[r][n] += load(start.addend + r * width + n * LANES);
+            store(out + r * width + n * LANES, sums[r][n]);
+        }
+}
+
+template <int N>
+static void down(const float *x, long rows, long step, const float *panel, long depth, Start start, float *out, long width) {
+    auto next = [&](long n) {
+        rows -= n, x += n * step, out += n * width;
+        if (start.addend) start.addend += n * width;
+    };
+    for (; rows >= ROWS; next(ROWS)) tile<ROWS, N>(x, step, panel, depth, start, out, width);
+    for (; rows >= 2; next(2)) tile<2, N>(x, step, panel, depth, start, out, width);
+    if (rows == 1) tile<1, N>(x, step, panel, depth, start, out, width);
+}
+
+// Panels of 16 columns (the last may have 8), one after the other, each (depth, 16): of a matrix (depth, width) whose rows
+// lie `step` apart or, where it is kept transposed, whose columns do.
+static void pack(const float *matrix, long depth, long width, bool transposed, long step, float *panels) {
+    for (long n = 0; n < width; n += PANEL) {
+        long columns = width - n < PANEL ? width - n : PANEL, k = 0;
+        if (transposed)
+            for (; k + LANES <= depth; k += LANES)
+                for (long c = 0; c < columns; c += LANES)
+                    transpose_tile(matrix + (n + c) * step + k, step, panels + n * depth + k * columns + c, columns);
+        for (; k < depth; k++)
+            for (long c = 0; c < columns; c++)
+                panels[n * depth + k * columns + c] = transposed ? matrix[(n + c) * step + k] : matrix[k * step + n + c];
+    }
+}
+
+// out (rows, width) <- x (rows, depth) matrix (depth, width) [+ bias] [+ addend]; addend may be out. The matrix is kept
+// transposed where `transposed` is 1. The width is a multiple of 8.
+extern "C" void product(const float *x, const float *matrix, const float *bias, const float *addend, float *out, long rows,
+                        long depth, long width, long transposed, long threads) {
+    float *panels = scratch(depth * width);
+    for (long k = 0; k < depth; k += DEPTH) {
+        long part = depth - k < DEPTH ? depth - k : DEPTH;
+        pack(matrix + (transposed ? k : k * width), part, width, transposed, transposed ? depth : width, panels + k * width);
+    }
+    long turns = (rows + BLOCK * threads - 1) / (BLOCK * threads), each = (rows + turns * threads - 1) / (turns * threads);
+    each = (each + ROWS - 1) / ROWS * ROWS;
+    parallel((rows + each - 1) / each, threads, [=](long block) {
+        long top = block * each, count = rows - top < each ? rows - top : each;
+        for (long k = 0; k < depth; k += DEPTH)
+            for (long n = 0, part = depth - k < DEPTH ? depth - k : DEPTH; n < width; n += PANEL) {
+                float *to = out + top * width + n;
+                Start start{k || !bias ? nullptr : bias + n, k ? to : addend ? addend + top * width + n : nullptr};
+                auto run = width - n < PANEL ? down<1> : down<2>;
+                run(x + top * depth + k, count, depth, panels + k * width + n * part, part, start, to, width);
+            }
+    });
+}
