@@ -39,18 +39,26 @@ static void down(const float *x, long rows, long step, const float *panel, long 
     if (rows == 1) tile<1, N>(x, step, panel, depth, start, out, width);
 }
 
-// Panels of 16 columns (the last may have 8), one after the other, each (depth, 16): of a matrix (depth, width) whose rows
-// lie `step` apart or, where it is kept transposed, whose columns do.
+// Eight columns of a panel, whose rows lie `columns` apart, from eight of a matrix, whose rows lie `step` apart.
+static void pack_eight(const float *matrix, long depth, long step, float *panel, long columns) {
+    for (long k = 0; k < depth; k++) store(panel + k * columns, load(matrix + k * step));
+}
+
+// The same where in the matrix it is columns that lie `step` apart.
+static void pack_transposed(const float *matrix, long depth, long step, float *panel, long columns) {
+    long k = 0;
+    for (; k + LANES <= depth; k += LANES) transpose_tile(matrix + k, step, panel + k * columns, columns);
+    for (; k < depth; k++)
+        for (long c = 0; c < LANES; c++) panel[k * columns + c] = matrix[c * step + k];
+}
+
+// Panels of 16 columns (the last may have 8), one after the other, each (depth, 16), from a matrix (depth, width).
 static void pack(const float *matrix, long depth, long width, bool transposed, long step, float *panels) {
-    for (long n = 0; n < width; n += PANEL) {
-        long columns = width - n < PANEL ? width - n : PANEL, k = 0;
-        if (transposed)
-            for (; k + LANES <= depth; k += LANES)
-                for (long c = 0; c < columns; c += LANES)
-                    transpose_tile(matrix + (n + c) * step + k, step, panels + n * depth + k * columns + c, columns);
-        for (; k < depth; k++)
-            for (long c = 0; c < columns; c++)
-                panels[n * depth + k * columns + c] = transposed ? matrix[(n + c) * step + k] : matrix[k * step + n + c];
+    for (long n = 0, columns; n < width; n += columns, panels += depth * columns) {
+        columns = width - n < PANEL ? width - n : PANEL;
+        for (long c = 0; c < columns; c += LANES)
+            if (transposed) pack_transposed(matrix + (n + c) * step, depth, step, panels + c, columns);
+            else pack_eight(matrix + n + c, depth, step, panels + c, columns);
     }
 }
 
@@ -58,6 +66,7 @@ static void pack(const float *matrix, long depth, long width, bool transposed, l
 // transposed where `transposed` is 1. The width is a multiple of 8.
 extern "C" void product(const float *x, const float *matrix, const float *bias, const float *addend, float *out, long rows,
                         long depth, long width, long transposed, long threads) {
+    if (!rows) return;
     float *panels = scratch(depth * width);
     for (long k = 0; k < depth; k += DEPTH) {
         long part = depth - k < DEPTH ? depth - k : DEPTH;
