@@ -11,7 +11,8 @@ from densevit.kernels.library import call, library
 from densevit.kernels.products import linear, multiply, sum_of_products
 
 SIZES = [
-    (1, 1, 8), (6, 5, 16), (7, 96, 24), (193, 383, 40), (600, 385, 16), (5, 800, 48), (391, 24, 96), (0, 8, 8), (3, 0, 8),
+    (1, 1, 8), (6, 5, 16), (7, 96, 24), (193, 383, 40), (600, 385, 16), (5, 800, 48), (391, 24, 96),
+    (0, 8, 8), (3, 0, 8),
 ]  # fmt: skip
 
 
