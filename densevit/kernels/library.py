@@ -79,7 +79,8 @@ def is_transformed() -> bool:
 
 
 def like(x: Tensor, device: torch.device, types: tuple[torch.dtype, ...]) -> bool:
-    return x.dtype in types and x.device == device
+    """Whether `x` is numbers in memory, of such a type and there; subclasses (quantized, distributed) are not."""
+    return x.dtype in types and x.device == device and type(x) in (Tensor, torch.nn.Parameter)
 
 
 def call(name: str, *arguments: Tensor | int | float | tuple[int, ...] | None) -> None:

@@ -136,7 +136,7 @@ class ConvNorm(nn.Module):
         if takes_depthwise(x, conv):
             return depthwise_conv(x, weight, bias, self.stride)
         if isinstance(conv, nn.Linear) and weight.dim() == 2:
-            return (F.linear if torch.is_grad_enabled() else linear)(x, weight, bias)
+            return linear(x, weight, bias)
         x = x.permute(0, 3, 1, 2)
         if isinstance(conv, nn.Linear):  # a 1x1 convolution, see `_fold`
             out = F.conv2d(x, weight, bias)

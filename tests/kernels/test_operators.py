@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from densevit.kernels import library
+from densevit.kernels import library, products
 from densevit.kernels.operators import SCHEMAS
 from densevit.models import hlg_kernels, norm_gelu_kernels
 from densevit.models.hlg import _run
@@ -67,6 +67,8 @@ def calls():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(library, "_run", note)
+        patch.setattr(products, "IS_FASTER", True)
+        patch.setattr(products, "FEWEST", 0)
         for training in (False, True):
             step(ByKernels(layer_and_map("first")[0]), layer_and_map("first")[1], training)
     return seen
@@ -84,6 +86,7 @@ def test_one_graph_for_all_batches(training, monkeypatch):
     """After that for the first of them, and where an eager step takes one image at a time, too."""
     monkeypatch.setattr(hlg_kernels, "PART_ELEMENTS", 1)
     monkeypatch.setattr(norm_gelu_kernels, "PART_BYTES", 1)
+    monkeypatch.setattr(products, "FEWEST", 0)
     (layer, x), graphs = layer_and_map("first"), []
     eager = ByKernels(copy.deepcopy(layer))
 

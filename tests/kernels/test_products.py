@@ -12,7 +12,7 @@ from densevit.kernels.products import linear, multiply, sum_of_products
 
 SIZES = [
     (1, 1, 8), (6, 5, 16), (7, 96, 24), (193, 383, 40), (600, 385, 16), (5, 800, 48), (391, 24, 96),
-    (0, 8, 8), (3, 0, 8),
+    (0, 8, 8), (3, 0, 8),  # the last is PyTorch's
 ]  # fmt: skip
 
 
@@ -22,6 +22,7 @@ def always(monkeypatch):
     if library() is None:
         pytest.skip("no compiler for the kernels")
     monkeypatch.setattr(products, "IS_FASTER", True)
+    monkeypatch.setattr(products, "FEWEST", 0)
 
 
 def operands(rows, depth, width, *, transposed):
@@ -65,9 +66,14 @@ def longs(*numbers):
     return [c_long(n) for n in numbers]
 
 
+@torch.no_grad()
 def test_layers_and_sums(always):
     x, weight, bias = torch.randn(2, 5, 7, 16), torch.randn(24, 16), torch.randn(24)
     torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias))
+    strided = torch.randn(24, 3)[:, 0]
+    torch.testing.assert_close(linear(x, weight, strided), F.linear(x, weight, strided))
+    one = torch.ones(1)
+    torch.testing.assert_close(linear(x, weight, one), F.linear(x, weight, one))
     sideways = x.permute(0, 2, 1, 3)
     torch.testing.assert_close(linear(sideways, weight), F.linear(sideways, weight))
     pairs = [(torch.randn(9, 8), torch.randn(8, 32)[:, ::2]) for _ in range(3)]
@@ -75,12 +81,15 @@ def test_layers_and_sums(always):
 
 
 @pytest.mark.parametrize("is_faster", [True, False])
+@torch.no_grad()
 def test_takes_only_what_it_is_faster_at(is_faster, monkeypatch):
     seen = []
     monkeypatch.setattr(products, "IS_FASTER", is_faster)
     monkeypatch.setattr(products, "call", lambda name, *arguments: (seen.append(name), call(name, *arguments)))
+    monkeypatch.setattr(products, "FEWEST", 9)
     for rows, depth, width, dtype in (
         (9, 8, 8, torch.float32),
+        (8, 8, 8, torch.float32),  # too few rows
         (9, 8, 12, torch.float32),  # no whole vectors
         (9, 8, 8, torch.float64),
         (9, products.LARGEST // 8 + 1, 8, torch.float32),
@@ -92,3 +101,49 @@ def test_takes_only_what_it_is_faster_at(is_faster, monkeypatch):
         multiply(x.flatten(0, 2), weight.t(), out)
         torch.testing.assert_close(out, expected.flatten(0, 2), rtol=1e-4, atol=1e-2)
     assert seen == ["product"] * (2 if is_faster and library() is not None else 0)
+
+
+@torch.no_grad()
+def test_sizes_and_types_that_do_not_fit_are_refused_as_by_pytorch(always):
+    x, weight = torch.randn(1, 3, 4, 12), torch.randn(16, 24)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        linear(x, weight)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        multiply(x.flatten(0, 2), weight.t(), torch.empty(12, 16))
+    x = torch.randn(12, 24)
+    for out, more in (
+        (torch.empty(12, 16, dtype=torch.float64), {}),
+        (torch.empty(12, 16), {"bias": torch.randn(8)}),
+        (torch.empty(12, 16), {"bias": torch.randn(16, dtype=torch.float64)}),
+        (torch.empty(12, 16), {"addend": torch.randn(5, 16)}),
+    ):
+        with pytest.raises(RuntimeError):
+            multiply(x, weight.t(), out, **more)
+
+
+def test_records_gradients_by_pytorch(always):
+    x, weight = torch.randn(1, 2, 3, 8), torch.randn(16, 8, requires_grad=True)
+    linear(x, weight).sum().backward()
+    torch.testing.assert_close(weight.grad, x.sum((0, 1, 2)).expand(16, 8))
+
+
+class Wrapped(torch.Tensor):
+    """As quantized weights are: other numbers than those at its address."""
+
+    @staticmethod
+    def __new__(cls, held):
+        return torch.Tensor._make_wrapper_subclass(cls, held.shape, dtype=held.dtype)
+
+    def __init__(self, held):
+        self.held = held
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        args = [arg.held if isinstance(arg, cls) else arg for arg in args]
+        return function(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def test_leaves_subclasses_of_tensors_to_pytorch(always):
+    x, weight = torch.randn(1, 2, 3, 8), torch.randn(16, 8)
+    torch.testing.assert_close(linear(x, Wrapped(weight)), F.linear(x, weight))
