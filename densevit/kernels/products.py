@@ -18,7 +18,7 @@ FEWEST, LARGEST = 1024, 2**20
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.t() + bias of a map: (B, H, W, C) -> (B, H, W, width), contiguous; with gradients, PyTorch's own."""
-    if torch.is_grad_enabled() or not _is_for_kernel(x.flatten(0, -2), weight.t(), bias):
+    if torch.is_grad_enabled() or not _is_for_kernel(x, weight.t(), bias):
         return torch.nn.functional.linear(x, weight, bias)
     out = new_map(*x.shape[:-1], len(weight), like=x)
     _product(x.flatten(0, -2), weight.t(), out, bias, None)
@@ -57,8 +57,8 @@ def _is_for_kernel(
     """Whether the kernel takes these and is the faster; what does not fit is PyTorch's, to say so."""
     if not IS_FASTER or on_gpu(x) or not usable(*(t for t in (x, matrix, bias, out, addend) if t is not None)):
         return False
-    (rows, depth), width = x.shape, matrix.shape[1]
-    fits = depth == matrix.shape[0] and (bias is None or bias.shape == (width,))
+    rows, width = x.shape[:-1].numel(), matrix.shape[1]
+    fits = x.shape[-1] == matrix.shape[0] and (bias is None or bias.shape == (width,))
     if not fits or width % LANES or (addend is not None and addend.shape != (rows, width)):
         return False
     return rows >= FEWEST and 0 < matrix.numel() <= LARGEST

@@ -212,7 +212,7 @@ class LinearAdd(torch.autograd.Function):
         if factors is None and not on_gpu(x):
             multiply(rows, weight.t(), out.flatten(0, 2), bias=bias, addend=residual.contiguous().flatten(0, 2))
             return out
-        torch.addmm(bias, rows, weight.t(), out=out.flatten(0, 2))
+        multiply(rows, weight.t(), out.flatten(0, 2), bias=bias)
         cells = out.flatten(1, 2)  # the compiler of torch 2.11 loses gradients by a result that is itself written into
         if factors is not None:
             cells.mul_(factors.flatten(1, 2))
