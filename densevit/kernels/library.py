@@ -83,7 +83,7 @@ def like(x: Tensor, device: torch.device, types: tuple[torch.dtype, ...]) -> boo
     return x.dtype in types and x.device == device and type(x) in (Tensor, torch.nn.Parameter)
 
 
-def call(name: str, *arguments: Tensor | int | float | tuple[int, ...] | None) -> None:
+def call(name: str, *arguments: Tensor | int | float | tuple[int, ...] | tuple[Tensor, ...] | None) -> None:
     """Run one kernel; on a CPU on as many threads as PyTorch uses. Tensors must lie as the kernel expects them."""
     if torch.compiler.is_compiling():
         getattr(torch.ops.densevit, name)(*arguments)

@@ -16,13 +16,16 @@ def new_sums(count: int, x: Tensor) -> Tensor:
     return torch.zeros(count, x.shape[-1], dtype=torch.float32, device=x.device)
 
 
-def sum_of_rows(x: Tensor) -> Tensor:
-    """x.sum(dim=0) of (rows, C); float32 on a GPU, where torch's own takes several times as long."""
+def add_rows(total: Tensor | None, x: Tensor) -> Tensor:
+    """total + x.sum(dim=0) of (rows, C), in `total` itself where there is one.
+
+    On a GPU by a kernel, several times as fast as torch's own, and float32.
+    """
     if not on_gpu(x):
-        return x.sum(dim=0)
-    sums = new_sums(1, x)[0]
-    call("column_sums", x, sums, *_rows(x))
-    return sums
+        return x.sum(dim=0) if total is None else total.add_(x.sum(dim=0))
+    total = new_sums(1, x)[0] if total is None else total
+    call("column_sums", x, total, *_rows(x))
+    return total
 
 
 def _rows(x: Tensor) -> tuple[int, int]:

@@ -31,8 +31,8 @@ SCHEMAS = {
     "gelu_backward": f"Tensor x, {_AFFINE}, Tensor mean, Tensor(a!) grad, Tensor(b!)? output, Tensor(c!) sums, {_ROWS}",
     "add_gelu_backward": f"Tensor x, Tensor y, {_AFFINE}, Tensor mean, Tensor grad, Tensor(a!) grad_x, "
     f"Tensor(b!) sums, {_ROWS}",
-    "norm_backward": "Tensor x, Tensor scale, Tensor mean, Tensor offset, Tensor slope, Tensor grad, "
-    f"Tensor(a!) grad_x, {_ROWS}",
+    "norm_backward": "Tensor x, Tensor scale, Tensor mean, Tensor inverse_std, Tensor sums, Tensor grad, "
+    f"Tensor(a!) grad_x, {_ROWS}, SymInt cells",
     "layer_norm_backward": "Tensor x, Tensor weight, Tensor grad, Tensor? factors, Tensor? addend, "
     f"Tensor(a!) grad_x, Tensor(b!) sums, {_ROWS}, SymInt per_image, float eps",
     "depthwise": "Tensor x, Tensor? scale, Tensor? shift, Tensor weight, Tensor? bias, Tensor? addend, "

@@ -1,14 +1,17 @@
 """Matrix products of a map's many rows with a small matrix: linear layers and the gradients by what they are given.
 
 On processors with AVX2 and no more a kernel does them: PyTorch's library takes up to 1.4 times as long there where one
-side is narrow, as HLG's maps are (measured on an AMD Zen 3 alone). Everywhere else it is PyTorch's own product. No
-gradients are recorded here.
+side is narrow, as HLG's maps are (measured on an AMD Zen 3 alone). So it does for float32 on GPUs like NVIDIA's H100,
+by their tensor cores and as exact, unless PyTorch is allowed TF32 (`torch.set_float32_matmul_precision`), which is
+faster and less exact. Everywhere else it is PyTorch's own product. No gradients are recorded here.
 """
+
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from densevit.kernels.library import LANES, call, on_gpu, usable
+from densevit.kernels.library import INTERPRETED, LANES, call, on_gpu, usable
 from densevit.kernels.pages import new_map
 
 IS_FASTER = torch.backends.cpu.get_cpu_capability() == "AVX2"
@@ -31,14 +34,14 @@ def multiply(
     """out (rows, width) <- x (rows, depth) @ matrix + bias + addend; `addend` may be `out`."""
     if out.shape == (len(x), matrix.shape[1]) and _is_for_kernel(x, matrix, bias, out, addend):
         _product(x, matrix, out, bias, addend)
-    elif addend is not None:
-        torch.addmm(addend, x, matrix, out=out)
-        if bias is not None:
-            out.add_(bias)
-    elif bias is not None:
-        torch.addmm(bias, x, matrix, out=out)
+    elif bias is None:
+        torch.mm(x, matrix, out=out) if addend is None else torch.addmm(addend, x, matrix, out=out)
+    elif addend is out:
+        torch.addmm(addend, x, matrix, out=out).add_(bias)
     else:
-        torch.mm(x, matrix, out=out)
+        torch.addmm(bias, x, matrix, out=out)
+        if addend is not None:
+            out.add_(addend)
 
 
 def sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -51,17 +54,47 @@ def sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     return total
 
 
+def add_outer(total: Tensor | None, rows: Tensor, x: Tensor) -> Tensor:
+    """total + rows.t() @ x, in `total` itself where there is one: the gradient by a linear layer's weight.
+
+    Of bfloat16 it is float32 on a GPU, as the weight is.
+    """
+    if total is not None and total.dtype == x.dtype:
+        return total.addmm_(rows.t(), x)
+    wide = x.device.type == "cuda" and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
+    product = torch.mm(rows.t(), x, out_dtype=torch.float32) if wide else rows.t() @ x
+    return product if total is None else total.add_(product)
+
+
 def _is_for_kernel(
     x: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor | None = None, addend: Tensor | None = None
 ) -> bool:
     """Whether the kernel takes these and is the faster; what does not fit is PyTorch's, to say so."""
-    if not IS_FASTER or on_gpu(x) or not usable(*(t for t in (x, matrix, bias, out, addend) if t is not None)):
+    tensors = [t for t in (x, matrix, bias, out, addend) if t is not None]
+    if not (_tensor_cores(x, tensors) if on_gpu(x) else IS_FASTER) or not usable(*tensors):
         return False
     rows, width = x.shape[:-1].numel(), matrix.shape[1]
     fits = x.shape[-1] == matrix.shape[0] and (bias is None or bias.shape == (width,))
     if not fits or width % LANES or (addend is not None and addend.shape != (rows, width)):
         return False
     return rows >= FEWEST and 0 < matrix.numel() <= LARGEST
+
+
+def _tensor_cores(x: Tensor, tensors: list[Tensor]) -> bool:
+    """Whether the GPU's kernel for float32 is the faster one."""
+    if any(t.dtype != torch.float32 for t in tensors) or torch.is_autocast_enabled(x.device.type):
+        return False
+    return _are_worth_it(x.device)
+
+
+@torch.compiler.assume_constant_result
+def _are_worth_it(device: torch.device) -> bool:
+    return _is_hopper(device) and torch.backends.cuda.matmul.fp32_precision not in ("tf32", "bf16")
+
+
+@cache
+def _is_hopper(device: torch.device) -> bool:
+    return INTERPRETED or torch.cuda.get_device_capability(device)[0] == 9
 
 
 def _product(x: Tensor, matrix: Tensor, out: Tensor, bias: Tensor | None, addend: Tensor | None) -> None:

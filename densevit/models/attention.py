@@ -40,7 +40,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         q, k = (q.contiguous(),) * 2 if k is q else (q, k)  # the product would copy both
         scores = torch.add(bias, torch.matmul(q, k.transpose(2, 3)), alpha=q.shape[-1] ** -0.5)
         return torch.matmul(scores.softmax(dim=-1), v)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
 
 
 def window_attention(
@@ -129,7 +129,11 @@ class BiasedAttention(nn.Module):
         """Bias of query rows top .. bottom, (1, heads, rows * W, keys); in inference kept if it is small and whole."""
         if self.bias is None:
             return None
-        mlp, key = self.bias, (size, *map(tuple, centers), like.dtype, like.device)
+        mlp, key, whole = (
+            self.bias,
+            (size, *map(tuple, centers), like.dtype, like.device),
+            (top, bottom) == (0, size[0]),
+        )
 
         def offsets() -> tuple[AxisOffsets, AxisOffsets]:
             y, x = (axis_offsets(n, c, device=like.device) for n, c in zip(size, centers, strict=True))
@@ -141,8 +145,10 @@ class BiasedAttention(nn.Module):
 
         def rows() -> Tensor:
             y, x = offsets()
+            if whole and not inference_path():
+                return mlp.laid_out(y, x, like.dtype)
             return gather_bias(mlp.cached(("table", *key), table), y.index[top:bottom], x.index)
 
         elements = self.num_heads * size[0] * size[1] * len(centers[0]) * len(centers[1])
-        keep = (top, bottom) == (0, size[0]) and elements <= MAX_KEPT_ELEMENTS
+        keep = whole and elements <= MAX_KEPT_ELEMENTS
         return mlp.cached(("rows", *key), rows) if keep else rows()

@@ -15,18 +15,17 @@ from torch.autograd.function import once_differentiable
 from densevit.kernels.library import LANES, call, usable
 from densevit.kernels.maps import depthwise, new_sums, taps
 from densevit.kernels.pages import new_map, new_map_like
-from densevit.kernels.products import multiply
+from densevit.kernels.products import add_outer, multiply
 from densevit.models.conv_gradients import Step, compute_dtype
 from densevit.models.conv_norm import ConvNorm
 from densevit.models.lean_gradients import counted, keeps_one_map
 from densevit.models.norm_gelu_kernels import (
     Affine,
-    NormGradients,
     batch_norm,
+    by_gamma_and_beta,
     linear,
     linear_backward,
     norm_backward,
-    norm_gradients,
     parts,
 )
 from densevit.models.untouched import untouched
@@ -87,29 +86,29 @@ class _TrainDWMLP(torch.autograd.Function):
         x, first, expand, kernel, kernel_bias, project, *norms = ctx.saved_tensors
         norm1, norm2, weight = Affine(*norms[:4]), Affine(*norms[4:]), taps(kernel)
         second = depthwise(first, weight, kernel_bias, before=norm1[:2], stride=ctx.stride)
-        grad_second, sums = new_map_like(second), new_sums(2, second)
-        of_project = linear_backward(second, norm2, project, grad.contiguous(), grad_second, sums)
-        of_norm2 = norm_gradients(second, norm2, sums)
-        norm_backward(second, norm2, of_norm2, grad_second, grad_second)
+        grad_second, sums = new_map_like(second), new_sums(16, second)
+        sums2, of_conv, none = sums[:2], sums[2:14], sums[14:]
+        of_project = linear_backward(second, norm2, project, grad.contiguous(), grad_second, sums2)
+        norm_backward(second, norm2, sums2, grad_second, grad_second, cells=second[..., 0].numel())
         grad_first = second if ctx.stride == 1 else new_map_like(first)  # `second` has done its work
-        sums = new_sums(12, first)
-        call("depthwise_backward", first, *norm1[:3], weight, grad_second, grad_first, sums, *first.shape, ctx.stride)
-        of_norm1, of_kernel = norm_gradients(first, norm1, sums[10:]), sums[:9].t().reshape(kernel.shape)
-        grad_x, of_expand = _expand_backward(x, expand, first, norm1, of_norm1, grad_first)
+        places = (*first.shape, ctx.stride)
+        call("depthwise_backward", first, *norm1[:3], weight, grad_second, grad_first, of_conv, *places)
+        sums1, of_kernel = of_conv[10:], of_conv[:9].t().reshape(kernel.shape)
+        grad_x, of_expand = _expand_backward(x, expand, first, norm1, sums1, grad_first)
+        by_norm1, by_norm2 = by_gamma_and_beta(norm1, sums1), by_gamma_and_beta(norm2, sums2)
         # a bias before a norm that takes off the mean changes nothing
-        of_biases = torch.zeros_like(sums[9]), torch.zeros_like(sums[9])
-        of_inner = (of_expand, of_biases[0], *of_norm1[:2], of_kernel, of_biases[1], *of_norm2[:2])
-        return grad_x, None, *of_inner, *of_project
+        return grad_x, None, of_expand, none[0], *by_norm1, of_kernel, none[1], *by_norm2, *of_project
 
 
 def _expand_backward(
-    x: Tensor, weight: Tensor, first: Tensor, norm: Affine, of_norm: NormGradients, grad: Tensor
+    x: Tensor, weight: Tensor, first: Tensor, norm: Affine, sums: Tensor, grad: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of norm(linear(x)) by `x` and the weight, from `grad`, that by its output, which is lost."""
-    grad_x, by_weight = new_map_like(x), torch.zeros_like(weight)
+    grad_x, by_weight = new_map_like(x), None
     for grad_part, first_part, x_part, result in parts(grad, first, x, grad_x):
-        norm_backward(first_part, norm, of_norm, grad_part, grad_part)
+        norm_backward(first_part, norm, sums, grad_part, grad_part, cells=first[..., 0].numel())
         rows = grad_part.flatten(0, 2)
         multiply(rows, weight, result.flatten(0, 2))
-        by_weight.addmm_(rows.t(), x_part.flatten(0, 2))
+        by_weight = add_outer(by_weight, rows, x_part.flatten(0, 2))
+    assert by_weight is not None
     return grad_x, by_weight

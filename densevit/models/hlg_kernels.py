@@ -86,7 +86,7 @@ def _mlp(mlp: DWMLP) -> Callable[[Tensor], Tensor]:
 
     def run(x: Tensor) -> Tensor:
         hidden = linear(x, narrow)
-        if on_gpu(x):  # there GELU takes a pass of its own, here into the same map
+        if on_gpu(x) and stride > 1:  # there GELU takes a pass of its own, here into the same map
             hidden = depthwise(affine_gelu(hidden, *before, out=hidden), weight, shift, stride=stride, act=True)
         else:
             hidden = depthwise(hidden, weight, shift, before=before, stride=stride, act=True)
@@ -134,7 +134,7 @@ def _local_and_global(attn: LocalGlobalAttention, grid: WindowGrid) -> Callable[
         q = depthwise(local, weight, shift, addend=q)  # Eq. 9
         embedded = attn.embed(pad_map(x, grid), grid)
         attended = attn.attend(q, attn.k(embedded), attn.v(embedded), centers=grid.centers_doubled)
-        if on_gpu(x):
+        if x.dtype != attn.project.weight.dtype:  # autocast keeps the weight
             x.add_(attn.project(attended))
         else:
             rows = x.flatten(0, 2)

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from densevit.kernels.attention import runs
-from densevit.kernels.library import call, on_gpu
-from densevit.kernels.maps import depthwise, new_sums, sum_of_rows, taps
+from densevit.kernels.library import call
+from densevit.kernels.maps import add_rows, depthwise, new_sums, taps
 from densevit.kernels.pages import new_map, new_map_like
-from densevit.kernels.products import multiply, sum_of_products
+from densevit.kernels.products import add_outer, multiply, sum_of_products
 from densevit.models.conv_gradients import Step
-from densevit.models.norm_gelu_kernels import Affine, batch_norm, norm_backward, norm_gradients, parts
+from densevit.models.norm_gelu_kernels import Affine, batch_norm, by_gamma_and_beta, norm_backward, parts
 from densevit.models.windows import Run, WindowGrid
 
 
@@ -82,7 +82,7 @@ class LinearBeside(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         rows, grad_x = grad_out.contiguous().flatten(0, 2), new_map_like(x)
         multiply(rows, weight, grad_x.flatten(0, 2), addend=grad.contiguous().flatten(0, 2))
-        return grad_x, rows.t() @ x.flatten(0, 2)
+        return grad_x, add_outer(None, rows, x.flatten(0, 2))
 
 
 class AddGelu(torch.autograd.Function):
@@ -102,9 +102,8 @@ class AddGelu(torch.autograd.Function):
         x, y, *rest = ctx.saved_tensors
         norm, grad_x, grad_y, sums = Affine(*rest), new_map_like(x), new_map_like(y), new_sums(2, x)
         call("add_gelu_backward", x, y, *norm[:3], grad.contiguous(), grad_x, sums, *_rows(x))
-        of_norm = norm_gradients(y, norm, sums)
-        norm_backward(y, norm, of_norm, grad_x, grad_y)
-        return grad_x, grad_y, *of_norm[:2], None
+        norm_backward(y, norm, sums, grad_x, grad_y, cells=y[..., 0].numel())
+        return grad_x, grad_y, *by_gamma_and_beta(norm, sums), None
 
 
 class NormLinear(torch.autograd.Function):
@@ -126,14 +125,14 @@ class NormLinear(torch.autograd.Function):
     def backward(ctx: Any, grad_x: Tensor, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, *matrices = ctx.saved_tensors
         sums, total = new_sums(2, x), new_map_like(x)
-        by_weight = [torch.zeros_like(matrix) for matrix in matrices]
-        by_bias = [matrix.new_zeros(len(matrix)) for matrix in matrices]
+        by_weight: list[Tensor | None] = [None] * len(matrices)
+        by_bias: list[Tensor | None] = [None] * len(matrices)
         for part, addend, result, *of_outputs in parts(x, grad_x.contiguous(), total, *(g.contiguous() for g in grads)):
             normed = _normed(part, weight, bias, ctx.eps).flatten(0, 2)
             rows = [grad.flatten(0, 2) for grad in of_outputs]
             for index, grad in enumerate(rows):
-                by_weight[index].addmm_(grad.t(), normed)
-                by_bias[index] += sum_of_rows(grad)
+                by_weight[index] = add_outer(by_weight[index], grad, normed)
+                by_bias[index] = add_rows(by_bias[index], grad)
             of_normed = sum_of_products(list(zip(rows, matrices, strict=True)))
             _norm_backward(part, weight, ctx.eps, of_normed, result, sums, addend=addend)
         layers = zip(by_weight, by_bias, strict=True)
@@ -209,14 +208,12 @@ class LinearAdd(torch.autograd.Function):
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
         ctx.save_for_backward(x, weight, factors)
         out, rows = new_map_like(residual), x.flatten(0, 2)
-        if factors is None and not on_gpu(x):
+        if factors is None:
             multiply(rows, weight.t(), out.flatten(0, 2), bias=bias, addend=residual.contiguous().flatten(0, 2))
             return out
         multiply(rows, weight.t(), out.flatten(0, 2), bias=bias)
         cells = out.flatten(1, 2)  # the compiler of torch 2.11 loses gradients by a result that is itself written into
-        if factors is not None:
-            cells.mul_(factors.flatten(1, 2))
-        cells.add_(residual.flatten(1, 2))
+        cells.mul_(factors.flatten(1, 2)).add_(residual.flatten(1, 2))
         return out
 
     @staticmethod
@@ -226,4 +223,4 @@ class LinearAdd(torch.autograd.Function):
         grad, grad_x = grad.contiguous(), new_map_like(x)
         rows = (grad if factors is None else (grad * factors).to(x.dtype)).flatten(0, 2)
         multiply(rows, weight, grad_x.flatten(0, 2))
-        return grad_x, rows.t() @ x.flatten(0, 2), sum_of_rows(rows), grad, None
+        return grad_x, add_outer(None, rows, x.flatten(0, 2)), add_rows(None, rows), grad, None

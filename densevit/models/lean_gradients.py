@@ -53,12 +53,12 @@ def norm_gelu_conv(x: Tensor, norm: nn.BatchNorm2d, conv: nn.Linear | nn.Conv2d 
 
     A convolution must have an odd kernel and keep the size but for its stride, as all of HLG's do.
     """
-    weight = bias = None
-    if conv is not None:
-        weight, bias = conv.weight.to(x.dtype), None if conv.bias is None else conv.bias.to(x.dtype)
+    weight, bias = (None, None) if conv is None else (conv.weight, conv.bias)
     step = counted(norm, x, conv)
-    function = NormGeluConv if takes(x, norm) else _NormGeluConv
-    return function.apply(x, norm.weight, norm.bias, weight, bias, step)
+    if takes(x, norm):
+        return NormGeluConv.apply(x, norm.weight, norm.bias, weight, bias, step)
+    weight, bias = (None if t is None else t.to(x.dtype) for t in (weight, bias))
+    return _NormGeluConv.apply(x, norm.weight, norm.bias, weight, bias, step)
 
 
 def counted(norm: nn.BatchNorm2d, x: Tensor, conv: nn.Linear | nn.Conv2d | None = None) -> Step:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from densevit.kernels.library import LANES, call, on_gpu, usable
-from densevit.kernels.maps import affine_gelu, new_sums, sum_of_rows
+from densevit.kernels.maps import add_rows, affine_gelu, new_sums
 from densevit.kernels.pages import new_map, new_map_like
-from densevit.kernels.products import multiply
+from densevit.kernels.products import add_outer, multiply
 from densevit.models.conv_gradients import Step, conv_gradients, convolve, sum_of_parts
 
 PART_BYTES = 8 * 2**20
@@ -44,25 +44,19 @@ def batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, step: Step) -> Affine:
     return Affine(*vectors.unbind())
 
 
-class NormGradients(NamedTuple):
-    """Of a batch norm: by gamma and beta, and what `norm_backward` takes off the gradient by its output."""
+def norm_backward(x: Tensor, norm: Affine, sums: Tensor, grad: Tensor, grad_x: Tensor, *, cells: int) -> None:
+    """grad_x <- the gradient by `x` from that by the norm's output; it may be `grad`. All or a part of the batch.
 
-    of_gamma: Tensor
-    of_beta: Tensor
-    offset: Tensor
-    slope: Tensor
-
-
-def norm_gradients(x: Tensor, norm: Affine, sums: Tensor) -> NormGradients:
-    """From the sums (2, C), over the whole batch `x`, of the gradient by the norm's output and of it times x - mean."""
-    of_beta, of_gamma, rows = sums[0], sums[1] * norm.inverse_std, x[..., 0].numel()
-    return NormGradients(of_gamma, of_beta, of_beta / rows, of_gamma * norm.inverse_std / rows)
+    `sums` (2, C) are those over the `cells` of the whole batch: of the gradient by the norm's output, and of it times
+    x - mean.
+    """
+    tail = (x[..., 0].numel(), x.shape[-1], cells)
+    call("norm_backward", x, norm.scale, norm.mean, norm.inverse_std, sums, grad, grad_x, *tail)
 
 
-def norm_backward(x: Tensor, norm: Affine, gradients: NormGradients, grad: Tensor, grad_x: Tensor) -> None:
-    """grad_x <- the gradient by `x` from that by the norm's output; it may be `grad`. All or a part of the batch."""
-    means = gradients.offset, gradients.slope
-    call("norm_backward", x, norm.scale, norm.mean, *means, grad, grad_x, x[..., 0].numel(), x.shape[-1])
+def by_gamma_and_beta(norm: Affine, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """A norm's gradients, from the `sums` that `norm_backward` takes."""
+    return sums[1] * norm.inverse_std, sums[0]
 
 
 def linear(x: Tensor, norm: Affine, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -81,13 +75,15 @@ def linear_backward(
 
     `sums` (2, C) are added up for `norm_backward`.
     """
-    by_weight, by_bias = torch.zeros_like(weight), weight.new_zeros(len(weight))
+    by_weight = by_bias = None
     for part, grad_part, result in parts(x, grad, grad_x):
         rows, output, shape = grad_part.flatten(0, 2), new_map_like(part), (part[..., 0].numel(), part.shape[-1])
         multiply(rows, weight, result.view(shape))
         call("gelu_backward", part, *norm[:3], result, output, sums, *shape)
-        by_weight.addmm_(rows.t(), output.view(shape))
-        by_bias += sum_of_rows(rows)
+        by_weight = add_outer(by_weight, rows, output.view(shape))
+        by_bias = add_rows(by_bias, rows)
+    assert by_weight is not None
+    assert by_bias is not None
     return by_weight, by_bias
 
 
@@ -110,6 +106,7 @@ class NormGeluConv(torch.autograd.Function):
         ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, weight: Tensor | None, bias: Tensor | None, step: Step
     ) -> Tensor:
         x = x.permute(0, 2, 3, 1).contiguous()
+        weight, bias = (None if t is None else t.to(x.dtype) for t in (weight, bias))
         norm = batch_norm(x, gamma, beta, step)
         ctx.save_for_backward(x, weight, *norm)
         ctx.stride, ctx.has_bias = step.stride, bias is not None
@@ -134,9 +131,9 @@ class NormGeluConv(torch.autograd.Function):
         else:
             grad_x.copy_(grad)
             call("gelu_backward", x, *norm[:3], grad_x, None, sums, x[..., 0].numel(), x.shape[-1])
-        gradients = norm_gradients(x, norm, sums)
-        norm_backward(x, norm, gradients, grad_x, grad_x)
-        return grad_x.permute(0, 3, 1, 2), *gradients[:2], by_weight, by_bias if ctx.has_bias else None, None
+        norm_backward(x, norm, sums, grad_x, grad_x, cells=x[..., 0].numel())
+        grad_x, by_norm = grad_x.permute(0, 3, 1, 2), by_gamma_and_beta(norm, sums)
+        return grad_x, *by_norm, by_weight, by_bias if ctx.has_bias else None, None
 
 
 def _conv_backward(

@@ -15,6 +15,10 @@ from torch import Tensor, nn
 
 from densevit.kernels.library import is_transformed
 from densevit.models.conv_norm import DerivedTensors, inference_path
+from densevit.models.position_bias_kernels import LaidOutBias, takes
+
+EPS = 1e-5
+"""Of the layer norms."""
 
 
 class DynamicPositionBias(nn.Module):
@@ -28,7 +32,7 @@ class DynamicPositionBias(nn.Module):
         self.first = nn.Linear(2, hidden)
         layers: list[nn.Module] = []
         for width in (hidden, hidden, num_heads):
-            layers += [nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, width)]
+            layers += [nn.LayerNorm(hidden, eps=EPS), nn.ReLU(), nn.Linear(hidden, width)]
         self.rest = nn.Sequential(*layers)
         self._tables = DerivedTensors()
 
@@ -53,6 +57,15 @@ class DynamicPositionBias(nn.Module):
         with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
             return self.rest(self.first(offsets)).permute(2, 0, 1)
 
+    def laid_out(self, y: "AxisOffsets", x: "AxisOffsets", dtype: torch.dtype) -> Tensor:
+        """Bias of all queries on all keys, (1, heads, h * w, nh * nw), of `dtype`; by the kernels always float32."""
+        parts = (self.first, *self.rest)
+        if not takes(parts, keys_across=x.index.shape[1]):
+            return gather_bias(self(y.values, x.values).to(dtype), y.index, x.index)
+        weights = (tensor for part in parts for tensor in part._parameters.values())
+        axes = tuple((axis.values, axis.index, axis.query) for axis in (y, x))
+        return LaidOutBias.apply(axes, EPS, *weights)
+
 
 @dataclass(frozen=True)
 class AxisOffsets:
@@ -60,6 +73,7 @@ class AxisOffsets:
 
     values: Tensor  # (U,) the distinct offsets, ascending
     index: Tensor  # (queries, keys) position of each pair's offset in `values`
+    query: Tensor  # (U, keys) the query of a key's pair with this offset, -1 where there is none
 
 
 def axis_offsets(num_queries: int, centers_doubled: list[int], *, device: torch.device | None = None) -> AxisOffsets:
@@ -81,7 +95,10 @@ def _axis_offsets(num_queries: int, centers_doubled: tuple[int, ...], device: to
     low = -max(centers_doubled)
     count = (2 * (num_queries - 1) - min(centers_doubled) - low) // step + 1
     values = (torch.arange(count, device=device) * step + low) / 2
-    return AxisOffsets(values, (queries[:, None] - keys[None, :] - low) // step)
+    index = (queries[:, None] - keys[None, :] - low) // step
+    places = torch.arange(num_queries, device=device)[:, None].expand(index.shape)
+    query = torch.full((count, len(centers_doubled)), -1, device=device).scatter(0, index, places)
+    return AxisOffsets(values, index, query)
 
 
 _kept_axis_offsets = lru_cache(maxsize=64)(_axis_offsets)
@@ -104,7 +121,7 @@ def window_bias(
 
     def build() -> Tensor:
         axis = axis_offsets(window_size, list(range(0, 2 * window_size, 2)), device=device)
-        return gather_bias(bias(axis.values, axis.values).to(dtype), axis.index, axis.index)
+        return bias.laid_out(axis, axis, dtype)
 
     return bias.cached((window_size, dtype, device), build)
 

@@ -17,6 +17,8 @@ from torch import nn
 from densevit.kernels import library
 from densevit.models.conv_norm import ConvNorm
 from densevit.models.hlg import HLG, takes_layer, takes_training
+from densevit.models.position_bias import DynamicPositionBias, axis_offsets
+from densevit.models.position_bias_kernels import takes as takes_bias
 from densevit.models.windows import window_grid
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -24,8 +26,14 @@ runs_here = pytest.mark.skipif(not library.INTERPRETED and DEVICE == "cpu", reas
 
 
 @pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """Of the library's convolutions; threads of the CPU are of no interest here."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+@pytest.fixture(autouse=True)
 def threads():
-    """Those of the CPU are of no interest here."""
+    pass
 
 
 @pytest.mark.skipif(library.INTERPRETED or DEVICE == "cuda", reason="the tests below run in this process")
@@ -81,7 +89,7 @@ def test_steps_of_single_cells(rows, C, per_image, dtype, tolerance):
     for output in (None, out):
         compare("gelu_backward", R(*shape), R(C), R(C), R(C), R(*shape), output, R(2, C), rows, C, **close)
     compare("add_gelu_backward", R(*shape), R(*shape), R(C), R(C), R(C), R(*shape), out, R(2, C), rows, C, **close)
-    compare("norm_backward", R(*shape), R(C), R(C), R(C), R(C), R(*shape), out, rows, C, **close)
+    compare("norm_backward", R(*shape), R(C), R(C), R(C), R(2, C), R(*shape), out, rows, C, 3 * rows, **close)
     for factors, addend in ((None, None), (R(rows // per_image), R(*shape))):
         tail = (out, R(2, C), rows, C, per_image, 1e-5)
         compare("layer_norm_backward", R(*shape), R(C), R(*shape), factors, addend, *tail, **close)
@@ -200,6 +208,38 @@ def test_keys(B, N, M, dim, parts):
         grads = (out, torch.zeros(parts, B, 2, M, C), None if bias is None else torch.zeros_like(bias))
         sizes = (B, N, M, 2, dim, parts, dim**-0.5)
         compare("key_attention_backward", q, C, k, v, C, bias, grad, *grads, *sizes)
+
+
+@runs_here
+@pytest.mark.parametrize(("heads", "dim", "size", "centers"), [
+    (3, 96, (9, 5), ([6, 17], [6, 15])), (2, 256, (4, 4), ([0, 2, 4, 6],) * 2), (17, 1024, (2, 3), ([2], [1, 4, 5])),
+])  # fmt: skip
+def test_position_bias(heads, dim, size, centers):
+    torch.manual_seed(0)
+    bias = DynamicPositionBias(dim, num_heads=heads).to(DEVICE)
+    for p in bias.parameters():
+        nn.init.normal_(p, 1 if p.dim() == 1 else 0, 0.3)
+    wide = copy.deepcopy(bias).double()
+    y, x = (axis_offsets(n, c, device=torch.device(DEVICE)) for n, c in zip(size, centers, strict=True))
+    assert takes_bias((bias.first, *bias.rest), keys_across=len(centers[1]))
+    ours, expected = (mlp.laid_out(y, x, mlp.first.weight.dtype) for mlp in (bias, wide))
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-5)
+    grad = torch.randn_like(expected)
+    ours.backward(grad.float())
+    expected.backward(grad)
+    for (name, a), b in zip(bias.named_parameters(), wide.parameters(), strict=True):
+        assert (a.grad.double() - b.grad).norm() < 1e-4 * b.grad.norm(), name
+
+
+@runs_here
+@pytest.mark.parametrize("transposed", [0, 1])
+@pytest.mark.parametrize("size", [(130, 40, 72), (3, 96, 8)])
+def test_product(size, transposed):
+    torch.manual_seed(0)
+    rows, depth, width = size
+    matrix = R(width, depth) if transposed else R(depth, width)
+    for bias, addend in ((None, None), (R(width), None), (R(width), R(rows, width)), (None, R(rows, width))):
+        compare("product", R(rows, depth), matrix, bias, addend, torch.zeros(rows, width), *size, transposed)
 
 
 @runs_here

@@ -14,6 +14,7 @@ from densevit.kernels.gpu.tiles import (
     add_partials,
     cdiv,
     exp2,
+    halves,
     launch,
     long,
     new_partials,
@@ -96,18 +97,11 @@ def softmax_backward(p, grad):
 
 
 @triton.jit
-def _halves(x):
-    """Float32 numbers rounded to the eleven bits that tf32 holds, and what is left."""
-    leading = ((x.to(tl.int32, bitcast=True) + 4096) & -8192).to(tl.float32, bitcast=True)
-    return leading, x - leading
-
-
-@triton.jit
 def dot(a, b):
     """a @ b; of float32 by three products of tf32. Triton's own way to it minds infinities, which do not occur."""
     if a.dtype == tl.float32:
-        a_leading, a_rest = _halves(a)
-        b_leading, b_rest = _halves(b)
+        a_leading, a_rest = halves(a)
+        b_leading, b_rest = halves(b)
         total = tl.dot(a_rest, b_leading, input_precision="tf32")
         total = tl.dot(a_leading, b_rest, total, input_precision="tf32")
         return tl.dot(a_leading, b_leading, total, input_precision="tf32")

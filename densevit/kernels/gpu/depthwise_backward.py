@@ -4,12 +4,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from densevit.kernels.gpu.depthwise import add_line, line
+from densevit.kernels.gpu.depthwise import COLUMNS, add_line, column_tile, line, six_cells
 from densevit.kernels.gpu.tiles import (
-    PROGRAMS,
     add_partials,
     cdiv,
-    channel_tile,
     gelu_parts,
     launch,
     long,
@@ -18,9 +16,9 @@ from densevit.kernels.gpu.tiles import (
     write,
 )
 
-COLUMNS = 8
 LINES = 28
-CHANNELS = 64
+SHARE = 4096
+"""About so many programs in all: each writes twelve sums per channel, for as much of the batch as it takes."""
 
 
 def depthwise_backward(
@@ -32,110 +30,148 @@ def depthwise_backward(
     The last two are zero without `scale`, which a multiplier does not go with.
     """
     _, Ho, Wo, outputs = grad_y.shape
-    width = channel_tile(C, largest=CHANNELS)
+    width, warps = column_tile(C)
     blocks, across, down = cdiv(C, width), cdiv(W, COLUMNS), cdiv(H, LINES)
-    each = max(1, B * down * across * blocks // (4 * PROGRAMS))
+    each = max(1, B * down * across * blocks // SHARE)
     partials = new_partials(cdiv(B, each) * down * across, 12, outputs, x)
-    warps = max(1, COLUMNS * width // 128)  # four elements a thread
-    sizes = (B, H, W, Ho, Wo, C, down, across, each)
+    sizes = (B, H, W, Ho, Wo, down, across, each)
     arguments = (x, scale, shift, mean, weight, grad_y, grad_x, partials, *sizes)
-    constants = (outputs // C, stride, LINES, COLUMNS, width)
-    launch(_gradients_downwards, (len(partials), blocks), arguments, constants, warps=warps)
+    launch(
+        _gradients_downwards, (len(partials), blocks), arguments, (C, outputs // C, stride, LINES, width), warps=warps
+    )
     add_partials(partials, sums)
 
 
 @triton.jit
-def _gradients(grad_y, row, j, o, W, Ho, Wo, outputs, STRIDE: tl.constexpr):
-    """A row of gradients, left of, at and right of columns `j` of the input; zero for those outside of it.
+def _six_gradients(grad_y, row, j, o, W, Ho, Wo, outputs, inside, STRIDE: tl.constexpr):
+    """A row of gradients at columns j - 1 to j + 4 of the input, j a multiple of 4; zero for those outside of it.
 
     With a stride of 2 they are spread over every second cell of the input's size.
     """
-    there, inside = (row >= 0) & (row < Ho * STRIDE) & (j < W), (o < outputs)[None, :]
-    left, here, right = there & (j > 0), there, there & (j + 1 < Wo * STRIDE)
-    if STRIDE == 2:
-        even = (row % 2 == 0) & (j % 2 == 0)
-        odd = (row % 2 == 0) & (j % 2 == 1)
-        left, here, right = left & odd, here & even, right & odd
-    start = grad_y + row // STRIDE * Wo * outputs
+    there = inside & (row >= 0) & (row < Ho * STRIDE) & (row % STRIDE == 0)
+    at = grad_y + (row // STRIDE * Wo + j // STRIDE) * outputs + o
+    if STRIDE == 1:
+        cells = six_cells(at, outputs, j, Wo, there)
+    else:
+        zero = tl.zeros(o.shape, dtype=grad_y.dtype.element_ty)
+        cells = (
+            zero,
+            tl.load(at, mask=there, other=0.0),
+            zero,
+            tl.load(at + outputs, mask=there & (j + 2 < 2 * Wo), other=0.0),
+            zero,
+            tl.load(at + 2 * outputs, mask=there & (j + 4 < 2 * Wo), other=0.0),
+        )
+    return cells
+
+
+@triton.jit
+def _four_cells(at, step, j, W, inside):
     return (
-        tl.load(start + ((j - 1) // STRIDE * outputs)[:, None] + o[None, :], mask=left[:, None] & inside, other=0.0),
-        tl.load(start + (j // STRIDE * outputs)[:, None] + o[None, :], mask=here[:, None] & inside, other=0.0),
-        tl.load(start + ((j + 1) // STRIDE * outputs)[:, None] + o[None, :], mask=right[:, None] & inside, other=0.0),
+        tl.load(at, mask=inside, other=0.0),
+        tl.load(at + step, mask=inside & (j + 1 < W), other=0.0),
+        tl.load(at + 2 * step, mask=inside & (j + 2 < W), other=0.0),
+        tl.load(at + 3 * step, mask=inside & (j + 3 < W), other=0.0),
+    )
+
+
+@triton.jit
+def _four_floats(x):
+    return x[0].to(tl.float32), x[1].to(tl.float32), x[2].to(tl.float32), x[3].to(tl.float32)
+
+
+@triton.jit
+def _six_floats(x):
+    a, b, c, d = _four_floats(x)
+    return a, b, c, d, x[4].to(tl.float32), x[5].to(tl.float32)
+
+
+@triton.jit
+def _add_products(s, x, g):
+    """To the sums of a line of the kernel, left to right, cells times the gradients that those weights took them to."""
+    return (
+        s[0] + x[0] * g[2] + x[1] * g[3] + x[2] * g[4] + x[3] * g[5],
+        s[1] + x[0] * g[1] + x[1] * g[2] + x[2] * g[3] + x[3] * g[4],
+        s[2] + x[0] * g[0] + x[1] * g[1] + x[2] * g[2] + x[3] * g[3],
     )
 
 
 @triton.jit(do_not_specialize=["B", "H", "W", "Ho", "Wo", "down", "across", "each"])
 def _gradients_downwards(
-    x, scale, shift, mean, weight, grad_y, grad_x, partials, B, H, W, Ho, Wo, C, down, across, each,
-    MULTIPLIER: tl.constexpr, STRIDE: tl.constexpr, LINES: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, scale, shift, mean, weight, grad_y, grad_x, partials, B, H, W, Ho, Wo, down, across, each,
+    C: tl.constexpr, MULTIPLIER: tl.constexpr, STRIDE: tl.constexpr, LINES: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """A row of input meets three rows of gradients, each of which was read once, a row ahead."""
     program, c = tl.program_id(0), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    j = program % across * COLUMNS + tl.arange(0, COLUMNS)
-    top, first = program // across % down * LINES, program // (across * down) * each
-    bottom, inside, outputs = tl.minimum(top + LINES, H), (c < C)[None, :], C * MULTIPLIER
-    cells, mask = j[:, None] * C + c[None, :], (j < W)[:, None] & inside
-    nothing, zeros = tl.zeros((COLUMNS, CHANNELS), dtype=tl.float32), tl.zeros((1, CHANNELS), dtype=tl.float32)
-    factor, summand, centre = zeros, zeros, zeros
+    j, top, first = program % across * 4, program // across % down * LINES, program // (across * down) * each
+    bottom, inside, outputs = tl.minimum(top + LINES, H), c < C, C * MULTIPLIER
+    zero = tl.zeros((CHANNELS,), dtype=tl.float32)
+    none, factor, summand, centre = (zero, zero, zero, zero), zero, zero, zero
     if scale is not None:
-        factor, summand = read(scale + c[None, :], inside), read(shift + c[None, :], inside)
-        centre = read(mean + c[None, :], inside)
+        factor, summand, centre = read(scale + c, inside), read(shift + c, inside), read(mean + c, inside)
     for m in tl.static_range(MULTIPLIER):
         o = c * MULTIPLIER + m
         a0, b0, c0 = line(weight, 0, o, outputs)
         a1, b1, c1 = line(weight, 1, o, outputs)
         a2, b2, c2 = line(weight, 2, o, outputs)
-        s0, s1, s2, s3, s4 = nothing, nothing, nothing, nothing, nothing
-        s5, s6, s7, s8 = nothing, nothing, nothing, nothing
-        by_bias, by_output, along = nothing, nothing, nothing
+        s0, s1, s2 = (zero, zero, zero), (zero, zero, zero), (zero, zero, zero)
+        by_bias, by_output, along = zero, zero, zero
         for b in range(first, tl.minimum(first + each, B)):
-            image, grads = long(b) * H * W * C, grad_y + long(b) * Ho * Wo * outputs
-            # Rows i - 1, i and i + 1 of the gradients, which lines 2, 1 and 0 of the kernel took to row i of the input,
-            # left of, at and right of it, where columns 2, 1 and 0 of the kernel took them.
-            g22, g21, g20 = _gradients(grads, top - 1, j, o, W, Ho, Wo, outputs, STRIDE)
-            g12, g11, g10 = _gradients(grads, top, j, o, W, Ho, Wo, outputs, STRIDE)
-            g02, g01, g00 = _gradients(grads, top + 1, j, o, W, Ho, Wo, outputs, STRIDE)
-            coming = tl.load(x + (image + top * W * C) + cells, mask=mask, other=0.0)
+            at, grads = long(b) * H * W * C + (top * W + j) * C + c, grad_y + long(b) * Ho * Wo * outputs
+            # rows i - 1, i and i + 1 of the gradients, which lines 2, 1 and 0 of the kernel took to row i of the input
+            g2 = _six_floats(_six_gradients(grads, top - 1, j, o, W, Ho, Wo, outputs, inside, STRIDE))
+            g1 = _six_floats(_six_gradients(grads, top, j, o, W, Ho, Wo, outputs, inside, STRIDE))
+            ahead = _six_gradients(grads, top + 1, j, o, W, Ho, Wo, outputs, inside, STRIDE)
+            coming = _four_cells(x + at, C, j, W, inside)
             for i in range(top, bottom):
-                at, value = image + i * W * C, coming.to(tl.float32)
-                left, middle, right = _gradients(grads, i + 2, j, o, W, Ho, Wo, outputs, STRIDE)
-                coming = tl.load(x + (at + W * C) + cells, mask=mask & (i + 1 < bottom), other=0.0)
-                inner, slope = value, nothing
+                value, g0 = _four_floats(coming), _six_floats(ahead)
+                ahead = _six_gradients(grads, i + 2, j, o, W, Ho, Wo, outputs, inside, STRIDE)
+                coming = _four_cells(x + (at + W * C), C, j, W, inside & (i + 1 < bottom))
+                d = add_line(none, g2, c2, b2, a2)
+                d = add_line(d, g1, c1, b1, a1)
+                d = add_line(d, g0, c0, b0, a0)
+                inner = value
                 if scale is not None:
-                    inner, slope = gelu_parts(value * factor + summand)
-                d = add_line(nothing, g20, g21, g22, a2, b2, c2)
-                d = add_line(d, g10, g11, g12, a1, b1, c1)
-                d = add_line(d, g00, g01, g02, a0, b0, c0)
-                s0, s1, s2 = _add_products(s0, s1, s2, g00, g01, g02, inner)
-                s3, s4, s5 = _add_products(s3, s4, s5, g10, g11, g12, inner)
-                s6, s7, s8 = _add_products(s6, s7, s8, g20, g21, g22, inner)
-                by_bias += g11.to(tl.float32)
-                if scale is not None:
-                    d *= slope
-                    by_output += d
-                    along += d * (value - centre)
-                if m > 0:
-                    d += read(grad_x + at + cells, mask)
-                write(grad_x + at + cells, d, mask)
-                g22, g21, g20 = g12, g11, g10
-                g12, g11, g10 = g02, g01, g00
-                g02, g01, g00 = left, middle, right
+                    i0, slope0 = _gelu_parts_there(value[0], factor, summand, j < W)
+                    i1, slope1 = _gelu_parts_there(value[1], factor, summand, j + 1 < W)
+                    i2, slope2 = _gelu_parts_there(value[2], factor, summand, j + 2 < W)
+                    i3, slope3 = _gelu_parts_there(value[3], factor, summand, j + 3 < W)
+                    inner = (i0, i1, i2, i3)
+                    d = (d[0] * slope0, d[1] * slope1, d[2] * slope2, d[3] * slope3)
+                    by_output += (d[0] + d[1]) + (d[2] + d[3])
+                    along += d[0] * (value[0] - centre) + d[1] * (value[1] - centre)
+                    along += d[2] * (value[2] - centre) + d[3] * (value[3] - centre)
+                s0, s1, s2 = _add_products(s0, inner, g0), _add_products(s1, inner, g1), _add_products(s2, inner, g2)
+                by_bias += (g1[1] + g1[2]) + (g1[3] + g1[4])
+                _put(grad_x, at, d[0], inside, m > 0)
+                _put(grad_x, at + C, d[1], inside & (j + 1 < W), m > 0)
+                _put(grad_x, at + 2 * C, d[2], inside & (j + 2 < W), m > 0)
+                _put(grad_x, at + 3 * C, d[3], inside & (j + 3 < W), m > 0)
+                at += W * C
+                g2, g1 = g1, g0
         to = partials + long(program) * 12 * outputs + o
-        _store(to, outputs, c < C, s0, s1, s2, s3, s4, s5)
-        _store(to + 6 * outputs, outputs, c < C, s6, s7, s8, by_bias, by_output, along)
+        _store(to, outputs, inside, s0)
+        _store(to + 3 * outputs, outputs, inside, s1)
+        _store(to + 6 * outputs, outputs, inside, s2)
+        _store(to + 9 * outputs, outputs, inside, (by_bias, by_output, along))
 
 
 @triton.jit
-def _add_products(s, t, u, a, b, c, x):
-    return s + a.to(tl.float32) * x, t + b.to(tl.float32) * x, u + c.to(tl.float32) * x
+def _gelu_parts_there(x, factor, summand, there):
+    """Zero where there is no cell: the norm makes something of the zero that was read."""
+    inner, slope = gelu_parts(x * factor + summand)
+    return tl.where(there, inner, 0.0), tl.where(there, slope, 0.0)
 
 
 @triton.jit
-def _store(to, outputs, inside, s0, s1, s2, s3, s4, s5):
-    """Six rows of sums, of tiles each."""
-    tl.store(to, tl.sum(s0, axis=0), mask=inside)
-    tl.store(to + outputs, tl.sum(s1, axis=0), mask=inside)
-    tl.store(to + 2 * outputs, tl.sum(s2, axis=0), mask=inside)
-    tl.store(to + 3 * outputs, tl.sum(s3, axis=0), mask=inside)
-    tl.store(to + 4 * outputs, tl.sum(s4, axis=0), mask=inside)
-    tl.store(to + 5 * outputs, tl.sum(s5, axis=0), mask=inside)
+def _put(grad_x, at, value, mask, ADD: tl.constexpr):
+    if ADD:
+        value += read(grad_x + at, mask)
+    write(grad_x + at, value, mask)
+
+
+@triton.jit
+def _store(to, outputs, inside, sums):
+    tl.store(to, sums[0], mask=inside)
+    tl.store(to + outputs, sums[1], mask=inside)
+    tl.store(to + 2 * outputs, sums[2], mask=inside)

@@ -162,23 +162,27 @@ def _gelu_backward(
 
 
 def norm_backward(
-    x: Tensor, scale: Tensor, mean: Tensor, offset: Tensor, slope: Tensor, grad: Tensor, grad_x: Tensor, rows: int,
-    channels: int,
+    x: Tensor, scale: Tensor, mean: Tensor, inverse_std: Tensor, sums: Tensor, grad: Tensor, grad_x: Tensor, rows: int,
+    channels: int, cells: int,
 ) -> None:  # fmt: skip
     width = channel_tile(channels)
     height = 4096 // width
     grid = cdiv(rows, height), cdiv(channels, width)
-    launch(_norm_backward, grid, (x, scale, mean, offset, slope, grad, grad_x, rows, channels), (height, width))
+    arguments = (x, scale, mean, inverse_std, sums, grad, grad_x, rows, channels, cells)
+    launch(_norm_backward, grid, arguments, (height, width))
 
 
-@triton.jit(do_not_specialize=["rows"])
+@triton.jit(do_not_specialize=["rows", "cells"])
 def _norm_backward(
-    x, scale, mean, offset, slope, grad, grad_x, rows, channels, ROWS: tl.constexpr, CHANNELS: tl.constexpr
+    x, scale, mean, inverse_std, sums, grad, grad_x, rows, channels, cells,
+    ROWS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     _, column, at, mask = tile(rows, channels, tl.program_id(0), tl.program_id(1), ROWS, CHANNELS)
     inside = column < channels
-    away = (read(x + at, mask) - read(mean + column, inside)[None, :]) * read(slope + column, inside)[None, :]
-    d = read(grad + at, mask) - read(offset + column, inside)[None, :] - away
+    inverse, offset = read(inverse_std + column, inside), read(sums + column, inside) / cells
+    slope = read(sums + channels + column, inside) / cells * inverse * inverse
+    away = (read(x + at, mask) - read(mean + column, inside)[None, :]) * slope[None, :]
+    d = read(grad + at, mask) - offset[None, :] - away
     write(grad_x + at, d * read(scale + column, inside)[None, :], mask)
 
 

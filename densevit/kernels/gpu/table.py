@@ -1,4 +1,4 @@
-"""All kernels for a GPU by name: the same functions as in `densevit/kernels/source`, on float32 or bfloat16 maps.
+"""All kernels for a GPU by name: those of `densevit/kernels/source` and a few more, on float32 or bfloat16 maps.
 
 Sums and statistics are float32; vectors (scales, shifts, biases) may be of either type.
 """
@@ -16,6 +16,8 @@ from densevit.kernels.gpu.norms import (
     norm_backward,
 )
 from densevit.kernels.gpu.pooling import pool_windows, pool_windows_backward
+from densevit.kernels.gpu.position_bias import fits_position_bias, position_bias, position_bias_backward
+from densevit.kernels.gpu.products import product
 from densevit.kernels.gpu.rows import add_gelu, add_gelu_norm, add_norm, affine_gelu, norm_add
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "column_sums",
     "depthwise",
     "depthwise_backward",
+    "fits_position_bias",
     "gelu_backward",
     "key_attention",
     "key_attention_backward",
@@ -36,6 +39,9 @@ __all__ = [
     "norm_backward",
     "pool_windows",
     "pool_windows_backward",
+    "position_bias",
+    "position_bias_backward",
+    "product",
     "window_attention",
     "window_attention_backward",
 ]

@@ -145,6 +145,13 @@ def gelu_parts(x):
 
 
 @triton.jit
+def halves(x):
+    """Float32 numbers rounded to the eleven bits that tf32 holds, and what is left."""
+    leading = ((x.to(tl.int32, bitcast=True) + 4096) & -8192).to(tl.float32, bitcast=True)
+    return leading, x - leading
+
+
+@triton.jit
 def read(pointer, mask):
     """As float32, zero where masked."""
     return tl.load(pointer, mask=mask, other=0.0).to(tl.float32)

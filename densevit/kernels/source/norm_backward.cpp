@@ -48,13 +48,18 @@ extern "C" void add_gelu_backward(const float *x, const float *y, const float *s
     });
 }
 
-// grad_x, from the gradient by the norm's output: scale * (grad - offset - (x - mean) * slope); it may be grad.
-extern "C" void norm_backward(const float *x, const float *scale, const float *mean, const float *offset,
-                              const float *slope, const float *grad, float *grad_x, long rows, long channels,
+// grad_x, from the gradient by a batch norm's output, of which `sums` (2, channels) are the sum over all `cells` of the
+// batch and that of its product with x - mean; grad_x may be grad.
+extern "C" void norm_backward(const float *x, const float *scale, const float *mean, const float *inverse_std,
+                              const float *sums, const float *grad, float *grad_x, long rows, long channels, long cells,
                               long threads) {
+    vec share = splat(1.0f / cells);
     parallel(rows, threads, [=](long r) {
-        for (long c = 0, at = r * channels; c < channels; c += LANES, at += LANES)
-            store(grad_x + at, load(scale + c) * (load(grad + at) - load(offset + c) - (load(x + at) - load(mean + c)) * load(slope + c)));
+        for (long c = 0, at = r * channels; c < channels; c += LANES, at += LANES) {
+            vec inverse = load(inverse_std + c), slope = load(sums + channels + c) * inverse * inverse * share;
+            vec d = load(grad + at) - load(sums + c) * share - (load(x + at) - load(mean + c)) * slope;
+            store(grad_x + at, load(scale + c) * d);
+        }
     });
 }
 

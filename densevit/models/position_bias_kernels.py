@@ -1,0 +1,61 @@
+"""A training step of a dynamic position bias by the kernels of `densevit.kernels.gpu`, laid out for attention.
+
+Not for a compiler, which makes few kernels of it by itself.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from densevit.kernels.library import call, gpu_kernels, on_gpu, usable
+from densevit.models.untouched import untouched
+
+PARTS = (nn.Linear, *(nn.LayerNorm, nn.ReLU, nn.Linear) * 3)
+
+
+def takes(parts: Sequence[nn.Module], *, keys_across: int) -> bool:
+    """Whether `LaidOutBias` takes this MLP: on a GPU, with gradients, as this package made it."""
+    first, last = parts[0], parts[-1]
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or tuple(map(type, parts)) != PARTS:
+        return False
+    assert isinstance(first, nn.Linear)
+    assert isinstance(last, nn.Linear)
+    weights: list[Tensor] = []
+    if not on_gpu(first.weight) or not all(untouched(part, training=part.training, found=weights) for part in parts):
+        return False
+    if not usable(*weights) or any(weight.dtype != torch.float32 for weight in weights):
+        return False
+    kernels = gpu_kernels(first.weight.device)
+    return kernels is not None and kernels.fits_position_bias(last.out_features, first.out_features, keys_across)
+
+
+class LaidOutBias(torch.autograd.Function):
+    """Bias (1, heads, H * W, nh * nw), float32, of an MLP that `takes` takes.
+
+    `axes` are, for rows and columns each, the offsets (U,), their indices (queries, keys) and their queries (U, keys).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, axes: tuple[tuple[Tensor, Tensor, Tensor], ...], eps: float, *weights: Tensor) -> Tensor:
+        (y, index_y, _), (x, index_x, _) = axes
+        heads = len(weights[-1])
+        table = weights[0].new_empty(heads, len(y), len(x))
+        bias = weights[0].new_empty(heads, len(index_y) * len(index_x), index_y.shape[1] * index_x.shape[1])
+        call("position_bias", y, x, index_y, index_x, weights, table, bias, eps)
+        ctx.save_for_backward(*weights)
+        ctx.axes, ctx.eps = axes, eps
+        return bias[None]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        weights, ((y, _, query_y), (x, index_x, query_x)) = ctx.saved_tensors, ctx.axes
+        sizes = [weight.numel() for weight in weights]
+        sums = torch.zeros(sum(sizes), dtype=torch.float32, device=grad.device)
+        tail = (grad[0].contiguous(), sums, len(index_x), ctx.eps)
+        call("position_bias_backward", y, x, query_y, query_x, weights, *tail)
+        grads = (part.view(weight.shape) for part, weight in zip(sums.split(sizes), weights, strict=True))
+        return None, None, *grads
