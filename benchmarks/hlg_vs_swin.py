@@ -35,8 +35,8 @@ TARGET = {"tiny": 1.5, "small": 1.0, "medium": 1.0, "large": 1.0}
 
 def build(name: str, args: argparse.Namespace) -> nn.Module:
     torch.manual_seed(0)
-    model = create_hlg(name) if name.startswith("hlg") else timm.create_model(name)
-    model = model.to(args.device)
+    with torch.device(args.device):  # where drawing the weights takes less time
+        model = create_hlg(name) if name.startswith("hlg") else timm.create_model(name)
     if args.checkpoint_hlg and name.startswith("hlg"):
         model.set_grad_checkpointing()
     return torch.compile(model) if args.compile else model

@@ -59,7 +59,7 @@ def usable(*maps: Tensor) -> bool:
         return False
     if torch.is_autocast_enabled(device.type) and not (gpu and torch.get_autocast_dtype(device.type) in types):
         return False
-    if (gpu and maps[0].numel() >= len(maps[0]) * GPU_ELEMENTS) or not all(like(x, device, types) for x in maps):
+    if (gpu and maps[0].numel() >= maps[0].shape[0] * GPU_ELEMENTS) or not all(like(x, device, types) for x in maps):
         return False
     return _are_there(device, gpu)
 

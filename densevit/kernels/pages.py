@@ -15,10 +15,10 @@ LARGE_BYTES = 2**21
 def new_map(*shape: int, like: Tensor) -> Tensor:
     """`like.new_empty(shape)`, on large pages where the system has them (Linux, `transparent_hugepage`)."""
     x = like.new_empty(shape)
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not x.is_cpu:
         return x
-    size, advise = x.numel() * x.element_size(), _madvise()
-    if size >= LARGE_BYTES and advise is not None and x.device.type == "cpu":
+    size, advise = x.nbytes, _madvise()
+    if size >= LARGE_BYTES and advise is not None:
         first = -(-x.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         last = (x.data_ptr() + size) // mmap.PAGESIZE * mmap.PAGESIZE
         advise(first, last - first, mmap.MADV_HUGEPAGE)  # advice: where it fails, the map is as it was

@@ -40,7 +40,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
         q, k = (q.contiguous(),) * 2 if k is q else (q, k)  # the product would copy both
         scores = torch.add(bias, torch.matmul(q, k.transpose(2, 3)), alpha=q.shape[-1] ** -0.5)
         return torch.matmul(scores.softmax(dim=-1), v)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 def window_attention(

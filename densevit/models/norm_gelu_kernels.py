@@ -92,9 +92,9 @@ def parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
     A compiler gets the batch whole: to it every part would be code of its own, and every number of parts a new graph.
     """
-    if torch.compiler.is_compiling():
+    count = 1 if torch.compiler.is_compiling() else -(-x.nbytes // (GPU_PART_BYTES if on_gpu(x) else PART_BYTES))
+    if count <= 1:
         return iter([(x, *others)])
-    count = -(-x.numel() * x.element_size() // (GPU_PART_BYTES if on_gpu(x) else PART_BYTES))
     return zip(*(t.split(-(-len(x) // count)) for t in (x, *others)), strict=True)
 
 

@@ -58,13 +58,13 @@ class DynamicPositionBias(nn.Module):
             return self.rest(self.first(offsets)).permute(2, 0, 1)
 
     def laid_out(self, y: "AxisOffsets", x: "AxisOffsets", dtype: torch.dtype) -> Tensor:
-        """Bias of all queries on all keys, (1, heads, h * w, nh * nw), of `dtype`; by the kernels always float32."""
+        """Bias of all queries on all keys, (1, heads, h * w, nh * nw), of `dtype`."""
         parts = (self.first, *self.rest)
         if not takes(parts, keys_across=x.index.shape[1]):
             return gather_bias(self(y.values, x.values).to(dtype), y.index, x.index)
         weights = (tensor for part in parts for tensor in part._parameters.values())
         axes = tuple((axis.values, axis.index, axis.query) for axis in (y, x))
-        return LaidOutBias.apply(axes, EPS, *weights)
+        return LaidOutBias.apply(axes, dtype, EPS, *weights)
 
 
 @dataclass(frozen=True)

@@ -33,17 +33,20 @@ def takes(parts: Sequence[nn.Module], *, keys_across: int) -> bool:
 
 
 class LaidOutBias(torch.autograd.Function):
-    """Bias (1, heads, H * W, nh * nw), float32, of an MLP that `takes` takes.
+    """Bias (1, heads, H * W, nh * nw) of `dtype`, of an MLP that `takes` takes.
 
     `axes` are, for rows and columns each, the offsets (U,), their indices (queries, keys) and their queries (U, keys).
     """
 
     @staticmethod
-    def forward(ctx: Any, axes: tuple[tuple[Tensor, Tensor, Tensor], ...], eps: float, *weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, axes: tuple[tuple[Tensor, Tensor, Tensor], ...], dtype: torch.dtype, eps: float, *weights: Tensor
+    ) -> Tensor:
         (y, index_y, _), (x, index_x, _) = axes
         heads = len(weights[-1])
         table = weights[0].new_empty(heads, len(y), len(x))
-        bias = weights[0].new_empty(heads, len(index_y) * len(index_x), index_y.shape[1] * index_x.shape[1])
+        sizes = (len(index_y) * len(index_x), index_y.shape[1] * index_x.shape[1])
+        bias = weights[0].new_empty(heads, *sizes, dtype=dtype)
         call("position_bias", y, x, index_y, index_x, weights, table, bias, eps)
         ctx.save_for_backward(*weights)
         ctx.axes, ctx.eps = axes, eps
@@ -58,4 +61,4 @@ class LaidOutBias(torch.autograd.Function):
         tail = (grad[0].contiguous(), sums, len(index_x), ctx.eps)
         call("position_bias_backward", y, x, query_y, query_x, weights, *tail)
         grads = (part.view(weight.shape) for part, weight in zip(sums.split(sizes), weights, strict=True))
-        return None, None, *grads
+        return None, None, None, *grads

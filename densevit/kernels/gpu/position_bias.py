@@ -1,7 +1,7 @@
 """The little MLP of a dynamic position bias, laid out for attention, in three kernels where PyTorch takes some fifty.
 
 Shapes: Uy Ux distinct offsets, H W query map, nh nw keys, N = H * W, M = nh * nw. Weights are those of Linear(2, dim),
-then three times LayerNorm and Linear, weight and bias each. All is float32, sums are taken in a fixed order.
+then three times LayerNorm and Linear, weight and bias each. Sums are float32, in a fixed order.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from densevit.kernels.gpu.attention import dot
-from densevit.kernels.gpu.tiles import add_partials, cdiv, launch, new_partials, power_of_two, read
+from densevit.kernels.gpu.tiles import add_partials, cdiv, launch, new_partials, power_of_two, read, write
 
 OFFSETS = 32
 """Offsets that a program takes at a time; half as many where the keys are many."""
@@ -112,7 +112,7 @@ def _lay_out(table, index_y, index_x, bias, count, across, pairs, W, M, nw, BLOC
     i = tl.load(index_y + query // W * (M // nw) + key // nw, mask=inside, other=0)
     j = tl.load(index_x + query % W * nw + key % nw, mask=inside, other=0)
     value = tl.load(table + head * count + i * across + j, mask=inside, other=0.0)
-    tl.store(bias + head.to(tl.int64) * pairs + pair, value, mask=inside)
+    write(bias + head.to(tl.int64) * pairs + pair, value, inside)
 
 
 @triton.jit
@@ -124,7 +124,7 @@ def _of_offsets(grad, query_y, query_x, u, count, across, n, heads, N, M, W, nh,
         line = tl.load(query_y + u // across * nh + a, mask=u < count, other=-1)[:, None]
         mask = ((line >= 0) & (column >= 0))[:, None, :] & (n < heads)[None, :, None]
         row = n[None, :, None] * N + (line * W + column)[:, None, :]
-        total += tl.load(grad + row * M + a * nw + b[None, None, :], mask=mask, other=0.0)
+        total += read(grad + row * M + a * nw + b[None, None, :], mask)
     return tl.sum(total, axis=2)
 
 

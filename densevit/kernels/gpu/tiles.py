@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.nn import Parameter
 
 PROGRAMS = 1024
 """About so many programs share one pass over a map that adds up rows."""
@@ -40,7 +41,7 @@ def launch(
     Triton's own way to the compiled kernel takes longer than many of these kernels run; here it is gone once for all
     arguments that Triton itself would not tell apart.
     """
-    key = id(kernel), warps, stages, constants, tuple(map(_kind, arguments))
+    key = id(kernel), warps, stages, constants, tuple([_KINDS[type(x)](x) for x in arguments])
     compiled = _compiled.get(key)
     if compiled is None:
         compiled = kernel[grid](*arguments, *constants, num_warps=warps, num_stages=stages)
@@ -50,10 +51,18 @@ def launch(
         compiled[(*grid, 1, 1)[:3]](*arguments, *constants)
 
 
-def _kind(x: Any) -> Any:
-    if isinstance(x, Tensor):
-        return x.dtype, x.device.index, x.data_ptr() % 16 == 0
-    return type(x) if x is None or isinstance(x, float) else (x == 1, x % 16 == 0, x < 2**31)
+def _tensor_kind(x: Tensor) -> Any:
+    return x.dtype, x.get_device(), x.data_ptr() % 16
+
+
+_KINDS = {
+    Tensor: _tensor_kind,
+    Parameter: _tensor_kind,
+    int: lambda x: 1 if x == 1 else (x % 16 == 0, x < 2**31),
+    float: lambda _: float,
+    type(None): lambda _: None,
+}
+"""What Triton tells apart, by type."""
 
 
 def cdiv(a: int, b: int) -> int:
