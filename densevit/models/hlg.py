@@ -24,7 +24,7 @@ from densevit.models.hlg_arguments import (
     stage_dilations,
     stage_indices,
 )
-from densevit.models.hlg_kernels import infer_layer, takes_layer
+from densevit.models.hlg_kernels import infer_layer, infer_stem, takes_layer, takes_stem
 from densevit.models.hlg_layer import HLGLayer
 from densevit.models.hlg_train_kernels import takes_training, train_layer
 
@@ -158,7 +158,8 @@ class HLG(nn.Module):
 
     def _layers(self, x: Tensor, stage: int) -> Tensor:
         if stage == 0:
-            x = in_cached_parts(self.stem, x, peak=self.stem.peak(x))
+            takes = takes_stem(self.stem, x)
+            x = infer_stem(self.stem, x) if takes else in_cached_parts(self.stem, x, peak=self.stem.peak(x))
         for layer in cast(Iterable[HLGLayer], self.stages[stage]):
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():
                 x = checkpointed(_run, layer, x)

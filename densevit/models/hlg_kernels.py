@@ -8,16 +8,18 @@ Shapes: B batch, H W map, C channels. Maps are (B, H, W, C), contiguous.
 """
 
 from collections.abc import Callable, Iterable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from densevit.kernels import attention as kernels
-from densevit.kernels.library import LANES, on_gpu, usable
+from densevit.kernels.library import LANES, call, on_gpu, usable
 from densevit.kernels.maps import add_gelu_norm_, add_norm_, affine_gelu, depthwise, norm_add, taps
 from densevit.kernels.products import linear, multiply
 from densevit.models.attention import window_biases
 from densevit.models.conv_gradients import compute_dtype
+from densevit.models.conv_norm import ConvNorm
 from densevit.models.hlg_layer import DWMLP, FullAttention, HLGLayer, LocalGlobalAttention, SpatialSmoothing
 from densevit.models.untouched import untouched
 from densevit.models.windows import WindowGrid, pad_map, window_grid
@@ -26,6 +28,8 @@ PART_ELEMENTS = 2**22
 """Largest map of a part of the batch, in elements, for it to stay in a CPU's cache."""
 GPU_PART_ELEMENTS = 2**27
 """The same on a GPU, for it to need little memory."""
+MAX_STEM_WIDTH, MAX_STEM_TAPS = 128, 64
+"""Channels of the stem, and of an image nine times, that a GPU's kernel takes at once."""
 
 
 def takes_layer(layer: HLGLayer, x: Tensor) -> bool:
@@ -68,6 +72,33 @@ def infer_layer(layer: HLGLayer, x: Tensor) -> Tensor:
         norm_add(mlp(part), layer.mlp.project.bias, layer.norm1, shortcut, result)
         finish(result)
     return out
+
+
+def takes_stem(stem: nn.Sequential, x: Tensor) -> bool:
+    """Whether `infer_stem` may stand in for `stem(x)`: in bfloat16 on a GPU."""
+    weights: list[Tensor] = []
+    if torch.is_grad_enabled() or not on_gpu(x) or compute_dtype(x) != torch.bfloat16:
+        return False
+    if len(stem) != 3 or not untouched(stem, training=False, found=weights) or not usable(x, *weights):
+        return False
+    first, second, _ = cast(list[ConvNorm], list(stem))
+    conv, D, C = first.conv, first.dim, x.shape[-1]
+    if D % LANES or D > MAX_STEM_WIDTH or 9 * C > MAX_STEM_TAPS or type(second.conv) is not nn.Linear:
+        return False
+    steps = (2, 2), (1, 1), (1, 1)
+    halving = type(conv) is nn.Conv2d and (conv.stride, conv.padding, conv.dilation) == steps
+    return halving and conv.weight.shape == (D, C, 3, 3)
+
+
+def infer_stem(stem: nn.Sequential, x: Tensor) -> Tensor:
+    """stem(x) where `takes_stem` says so: images (B, H, W, 3) -> (B, ceil(H / 4), ceil(W / 4), C)."""
+    first, second, third = cast(list[ConvNorm], list(stem))
+    (B, H, W, C), D = x.shape, first.dim
+    out = x.new_empty(B, -(-H // 2), -(-W // 2), D, dtype=compute_dtype(x))
+    weight = first.conv.weight.to(out.dtype).permute(0, 2, 3, 1).reshape(D, 9 * C)
+    matrix = second.conv.weight.to(out.dtype).contiguous()
+    call("stem", x.contiguous(), weight, *first.affine(), matrix, *second.affine(), out, B, H, W, C)
+    return third(out)
 
 
 def _parts(x: Tensor, out: Tensor, *, peak: int) -> Iterable[tuple[Tensor, Tensor]]:

@@ -96,9 +96,9 @@ def _axis_offsets(num_queries: int, centers_doubled: tuple[int, ...], device: to
     count = (2 * (num_queries - 1) - min(centers_doubled) - low) // step + 1
     values = (torch.arange(count, device=device) * step + low) / 2
     index = (queries[:, None] - keys[None, :] - low) // step
-    places = torch.arange(num_queries, device=device)[:, None].expand(index.shape)
-    query = torch.full((count, len(centers_doubled)), -1, device=device).scatter(0, index, places)
-    return AxisOffsets(values, index, query)
+    doubled = (torch.arange(count, device=device) * step + low)[:, None] + keys[None, :]
+    there = (doubled % 2 == 0) & (doubled >= 0) & (doubled < 2 * num_queries)
+    return AxisOffsets(values, index, torch.where(there, doubled // 2, -1))
 
 
 _kept_axis_offsets = lru_cache(maxsize=64)(_axis_offsets)

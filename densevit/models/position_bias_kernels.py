@@ -1,7 +1,4 @@
-"""A training step of a dynamic position bias by the kernels of `densevit.kernels.gpu`, laid out for attention.
-
-Not for a compiler, which makes few kernels of it by itself.
-"""
+"""A dynamic position bias by the kernels of `densevit.kernels.gpu`, laid out for attention, and its gradients."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +14,9 @@ PARTS = (nn.Linear, *(nn.LayerNorm, nn.ReLU, nn.Linear) * 3)
 
 
 def takes(parts: Sequence[nn.Module], *, keys_across: int) -> bool:
-    """Whether `LaidOutBias` takes this MLP: on a GPU, with gradients, as this package made it."""
+    """Whether `LaidOutBias` takes this MLP: on a GPU, as this package made it."""
     first, last = parts[0], parts[-1]
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling() or tuple(map(type, parts)) != PARTS:
+    if len(parts) != len(PARTS) or not all(type(part) is kind for part, kind in zip(parts, PARTS, strict=True)):
         return False
     assert isinstance(first, nn.Linear)
     assert isinstance(last, nn.Linear)
@@ -28,8 +25,13 @@ def takes(parts: Sequence[nn.Module], *, keys_across: int) -> bool:
         return False
     if not usable(*weights) or any(weight.dtype != torch.float32 for weight in weights):
         return False
-    kernels = gpu_kernels(first.weight.device)
-    return kernels is not None and kernels.fits_position_bias(last.out_features, first.out_features, keys_across)
+    return _fits(first.weight.device, last.out_features, first.out_features, keys_across)
+
+
+@torch.compiler.assume_constant_result
+def _fits(device: torch.device, heads: int, dim: int, keys_across: int) -> bool:
+    kernels = gpu_kernels(device)
+    return kernels is not None and bool(kernels.fits_position_bias(heads, dim, keys_across))
 
 
 class LaidOutBias(torch.autograd.Function):

@@ -16,7 +16,8 @@ from torch import nn
 
 from densevit.kernels import library
 from densevit.models.conv_norm import ConvNorm
-from densevit.models.hlg import HLG, takes_layer, takes_training
+from densevit.models.hlg import HLG, Stem, takes_layer, takes_training
+from densevit.models.hlg_kernels import infer_stem, takes_stem
 from densevit.models.position_bias import DynamicPositionBias, axis_offsets
 from densevit.models.position_bias_kernels import takes as takes_bias
 from densevit.models.windows import window_grid
@@ -45,7 +46,7 @@ def test_by_the_interpreter():
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-4000:]
-    assert "1 skipped" in run.stdout, run.stdout[-400:]  # this one
+    assert "3 skipped" in run.stdout, run.stdout[-400:]  # this one, and two that cannot run there
 
 
 def R(*shape):
@@ -173,6 +174,42 @@ def test_batch_norm_and_its_running_statistics():
     torch.testing.assert_close(var.double(), norm.running_var, rtol=1e-5, atol=0)
 
 
+@runs_here
+@pytest.mark.parametrize(("size", "C", "dim"), [((2, 9, 14), 3, 24), ((1, 4, 3), 4, 40)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_stem(size, C, dim, dtype):
+    from densevit.kernels.gpu import table as gpu
+
+    if library.INTERPRETED and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter cannot multiply matrices of bfloat16")
+    torch.manual_seed(0)
+    x, weight, matrix = R(*size, C), R(dim, C, 3, 3) / 5, R(dim, dim) / dim**0.5
+    vectors = [R(dim) for _ in range(4)]
+    scale, shift, scale2, shift2 = (v.double() for v in vectors)
+    weight, matrix = weight.to(dtype), matrix.to(dtype)
+    hidden = F.conv2d(x.to(dtype).double().permute(0, 3, 1, 2), weight.double(), None, 2, 1).permute(0, 2, 3, 1)
+    expected = F.gelu(F.gelu(hidden * scale + shift) @ matrix.double().t() * scale2 + shift2)
+    out = torch.zeros(expected.shape, dtype=dtype, device=DEVICE)
+    rows = weight.permute(0, 2, 3, 1).reshape(dim, 9 * C)
+    x, rows, a, b, matrix, c, d = (t.to(DEVICE) for t in (x, rows, *vectors[:2], matrix, *vectors[2:]))
+    gpu.stem(x, rows, a, b, matrix, c, d, out, *size, C)
+    assert (out.double().cpu() - expected).norm() < 5e-3 * expected.norm()
+
+
+@runs_here
+def test_a_stem_and_who_takes_it():
+    torch.manual_seed(0)
+    stem, x = Stem(3, 24).to(DEVICE).eval(), R(2, 9, 14, 3).to(DEVICE)
+    with torch.no_grad():
+        expected = stem(x)
+        assert (infer_stem(stem, x) - expected).norm() < 5e-3 * expected.norm()
+        assert not takes_stem(stem, x)
+        with torch.autocast(DEVICE, torch.bfloat16):
+            assert takes_stem(stem, x)
+            stem[0].conv.stride = (1, 1)
+            assert not takes_stem(stem, x)
+
+
 WINDOWS = [((7, 14), 7, "span"), ((9, 5), 4, 1), ((9, 5), 4, "span")]
 
 
@@ -229,6 +266,40 @@ def test_position_bias(heads, dim, size, centers):
     expected.backward(grad)
     for (name, a), b in zip(bias.named_parameters(), wide.parameters(), strict=True):
         assert (a.grad.double() - b.grad).norm() < 1e-4 * b.grad.norm(), name
+
+
+class LaidOut(nn.Module):
+    """The global step's bias of a 6 x 4 map with two keys."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp = DynamicPositionBias(64, num_heads=2)
+
+    def forward(self):
+        axes = (axis_offsets(n, [1, 6], device=torch.device(DEVICE)) for n in (6, 4))
+        return self.mlp.laid_out(*axes, torch.float32)
+
+
+@runs_here
+@pytest.mark.parametrize("training", [False, True])
+def test_a_compiled_position_bias_keeps_its_kernels(training):
+    torch.manual_seed(0)
+    eager, results, code = LaidOut().to(DEVICE), [], []
+
+    def backend(graph, inputs):
+        code.extend(part.code for part in graph.modules() if hasattr(part, "code"))
+        return torch._dynamo.backends.registry.lookup_backend("aot_eager")(graph, inputs)
+
+    for module in (torch.compile(copy.deepcopy(eager), backend=backend, fullgraph=True), eager):
+        with torch.set_grad_enabled(training):
+            output = module()
+        if training:
+            output.square().sum().backward()
+        results.append([output, *(p.grad for p in module.parameters() if training)])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert "densevit.position_bias" in " ".join(code)
+    assert not training or "densevit.position_bias_backward" in " ".join(code)
 
 
 @runs_here

@@ -19,6 +19,7 @@ from densevit.kernels.gpu.pooling import pool_windows, pool_windows_backward
 from densevit.kernels.gpu.position_bias import fits_position_bias, position_bias, position_bias_backward
 from densevit.kernels.gpu.products import product
 from densevit.kernels.gpu.rows import add_gelu, add_gelu_norm, add_norm, affine_gelu, norm_add
+from densevit.kernels.gpu.stem import stem
 
 __all__ = [
     "add_gelu",
@@ -42,6 +43,7 @@ __all__ = [
     "position_bias",
     "position_bias_backward",
     "product",
+    "stem",
     "window_attention",
     "window_attention_backward",
 ]
