@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from densevit.kernels import attention as kernels
 from densevit.kernels.library import LANES, call, on_gpu, usable
-from densevit.kernels.maps import add_gelu_norm_, add_norm_, affine_gelu, depthwise, norm_add, taps
+from densevit.kernels.maps import add_gelu_norm_, add_norm_, depthwise, norm_add, taps
 from densevit.kernels.products import linear, multiply
 from densevit.models.attention import window_biases
 from densevit.models.conv_gradients import compute_dtype
@@ -117,10 +117,7 @@ def _mlp(mlp: DWMLP) -> Callable[[Tensor], Tensor]:
 
     def run(x: Tensor) -> Tensor:
         hidden = linear(x, narrow)
-        if on_gpu(x) and stride > 1:  # there GELU takes a pass of its own, here into the same map
-            hidden = depthwise(affine_gelu(hidden, *before, out=hidden), weight, shift, stride=stride, act=True)
-        else:
-            hidden = depthwise(hidden, weight, shift, before=before, stride=stride, act=True)
+        hidden = depthwise(hidden, weight, shift, before=before, stride=stride, act=True)
         return linear(hidden, wide)
 
     return run

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from densevit.kernels.gpu.depthwise import COLUMNS, add_line, column_tile, line, six_cells
+from densevit.kernels.gpu.depthwise_columns import COLUMNS, add_line, column_tile, line, six_cells
 from densevit.kernels.gpu.tiles import (
     add_partials,
     cdiv,
