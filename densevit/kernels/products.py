@@ -2,8 +2,9 @@
 
 On processors with AVX2 and no more a kernel does them: PyTorch's library takes up to 1.4 times as long there where one
 side is narrow, as HLG's maps are (measured on an AMD Zen 3 alone). So it does for float32 on GPUs like NVIDIA's H100,
-by their tensor cores and as exact, unless PyTorch is allowed TF32 (`torch.set_float32_matmul_precision`), which is
-faster and less exact. Everywhere else it is PyTorch's own product. No gradients are recorded here.
+by their tensor cores and about as exact (only infinities, and what rounds to them, give no number), unless PyTorch is
+allowed TF32 (`torch.set_float32_matmul_precision`), which is faster and less exact. Everywhere else it is PyTorch's own
+product. No gradients are recorded here.
 """
 
 from functools import cache
@@ -31,7 +32,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def multiply(
     x: Tensor, matrix: Tensor, out: Tensor, *, bias: Tensor | None = None, addend: Tensor | None = None
 ) -> None:
-    """out (rows, width) <- x (rows, depth) @ matrix + bias + addend; `addend` may be `out`."""
+    """out (rows, width) <- x (rows, depth) @ matrix + bias + addend.
+
+    `addend` may be `out` itself, but no other view of it.
+    """
     if out.shape == (len(x), matrix.shape[1]) and _is_for_kernel(x, matrix, bias, out, addend):
         _product(x, matrix, out, bias, addend)
     elif bias is None:
@@ -57,12 +61,15 @@ def sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
 def add_outer(total: Tensor | None, rows: Tensor, x: Tensor) -> Tensor:
     """total + rows.t() @ x, in `total` itself where there is one: the gradient by a linear layer's weight.
 
-    Of bfloat16 it is float32 on a GPU, as the weight is.
+    Of bfloat16 it is float32 on a GPU, as the weight is, where nothing is compiled.
     """
     if total is not None and total.dtype == x.dtype:
         return total.addmm_(rows.t(), x)
     wide = x.device.type == "cuda" and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
-    product = torch.mm(rows.t(), x, out_dtype=torch.float32) if wide else rows.t() @ x
+    if wide:
+        product = torch.mm(rows.t(), x, out_dtype=torch.float32)
+    else:  # into a given map, which autocast leaves alone
+        product = torch.mm(rows.t(), x, out=x.new_empty(rows.shape[1], x.shape[1]))
     return product if total is None else total.add_(product)
 
 
@@ -70,8 +77,10 @@ def _is_for_kernel(
     x: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor | None = None, addend: Tensor | None = None
 ) -> bool:
     """Whether the kernel takes these and is the faster; what does not fit is PyTorch's, to say so."""
-    tensors = [t for t in (x, matrix, bias, out, addend) if t is not None]
-    if not (_tensor_cores(x, tensors) if on_gpu(x) else IS_FASTER) or not usable(*tensors):
+    tensors, gpu = [t for t in (x, matrix, bias, out, addend) if t is not None], on_gpu(x)
+    if gpu and (any(t.dtype != torch.float32 for t in tensors) or torch.is_autocast_enabled(x.device.type)):
+        return False
+    if not (gpu or IS_FASTER) or not usable(*tensors) or (gpu and not _has_tensor_cores(x.device)):
         return False
     rows, width = x.shape[:-1].numel(), matrix.shape[1]
     fits = x.shape[-1] == matrix.shape[0] and (bias is None or bias.shape == (width,))
@@ -80,21 +89,14 @@ def _is_for_kernel(
     return rows >= FEWEST and 0 < matrix.numel() <= LARGEST
 
 
-def _tensor_cores(x: Tensor, tensors: list[Tensor]) -> bool:
-    """Whether the GPU's kernel for float32 is the faster one."""
-    if any(t.dtype != torch.float32 for t in tensors) or torch.is_autocast_enabled(x.device.type):
-        return False
-    return _are_worth_it(x.device)
-
-
 @torch.compiler.assume_constant_result
-def _are_worth_it(device: torch.device) -> bool:
-    return _is_hopper(device) and torch.backends.cuda.matmul.fp32_precision not in ("tf32", "bf16")
+def _has_tensor_cores(device: torch.device) -> bool:
+    """Whether this GPU's kernel for float32 is the faster one, and PyTorch's own is not less exact."""
+    hopper = INTERPRETED or _capability(device)[0] == 9
+    return hopper and torch.backends.cuda.matmul.fp32_precision not in ("tf32", "bf16")
 
 
-@cache
-def _is_hopper(device: torch.device) -> bool:
-    return INTERPRETED or torch.cuda.get_device_capability(device)[0] == 9
+_capability = cache(torch.cuda.get_device_capability)
 
 
 def _product(x: Tensor, matrix: Tensor, out: Tensor, bias: Tensor | None, addend: Tensor | None) -> None:

@@ -129,11 +129,8 @@ class BiasedAttention(nn.Module):
         """Bias of query rows top .. bottom, (1, heads, rows * W, keys); in inference kept if it is small and whole."""
         if self.bias is None:
             return None
-        mlp, key, whole = (
-            self.bias,
-            (size, *map(tuple, centers), like.dtype, like.device),
-            (top, bottom) == (0, size[0]),
-        )
+        mlp, key = self.bias, (size, *map(tuple, centers), like.dtype, like.device)
+        whole = (top, bottom) == (0, size[0])
 
         def offsets() -> tuple[AxisOffsets, AxisOffsets]:
             y, x = (axis_offsets(n, c, device=like.device) for n, c in zip(size, centers, strict=True))

@@ -87,7 +87,7 @@ class _TrainDWMLP(torch.autograd.Function):
         norm1, norm2, weight = Affine(*norms[:4]), Affine(*norms[4:]), taps(kernel)
         second = depthwise(first, weight, kernel_bias, before=norm1[:2], stride=ctx.stride)
         grad_second, sums = new_map_like(second), new_sums(16, second)
-        sums2, of_conv, none = sums[:2], sums[2:14], sums[14:]
+        sums2, of_conv, zeros = sums[:2], sums[2:14], sums[14:]  # the last stay so
         of_project = linear_backward(second, norm2, project, grad.contiguous(), grad_second, sums2)
         norm_backward(second, norm2, sums2, grad_second, grad_second, cells=second[..., 0].numel())
         grad_first = second if ctx.stride == 1 else new_map_like(first)  # `second` has done its work
@@ -97,7 +97,7 @@ class _TrainDWMLP(torch.autograd.Function):
         grad_x, of_expand = _expand_backward(x, expand, first, norm1, sums1, grad_first)
         by_norm1, by_norm2 = by_gamma_and_beta(norm1, sums1), by_gamma_and_beta(norm2, sums2)
         # a bias before a norm that takes off the mean changes nothing
-        return grad_x, None, of_expand, none[0], *by_norm1, of_kernel, none[1], *by_norm2, *of_project
+        return grad_x, None, of_expand, zeros[0], *by_norm1, of_kernel, zeros[1], *by_norm2, *of_project
 
 
 def _expand_backward(

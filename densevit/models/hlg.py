@@ -158,7 +158,7 @@ class HLG(nn.Module):
 
     def _layers(self, x: Tensor, stage: int) -> Tensor:
         if stage == 0:
-            takes = takes_stem(self.stem, x)
+            takes = type(self.stem) is Stem and takes_stem(self.stem, x)
             x = infer_stem(self.stem, x) if takes else in_cached_parts(self.stem, x, peak=self.stem.peak(x))
         for layer in cast(Iterable[HLGLayer], self.stages[stage]):
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():

@@ -75,15 +75,19 @@ def infer_layer(layer: HLGLayer, x: Tensor) -> Tensor:
 
 
 def takes_stem(stem: nn.Sequential, x: Tensor) -> bool:
-    """Whether `infer_stem` may stand in for `stem(x)`: in bfloat16 on a GPU."""
+    """Whether `infer_stem` may stand in for a Stem's `stem(x)`: in bfloat16 on a GPU."""
     weights: list[Tensor] = []
     if torch.is_grad_enabled() or not on_gpu(x) or compute_dtype(x) != torch.bfloat16:
         return False
-    if len(stem) != 3 or not untouched(stem, training=False, found=weights) or not usable(x, *weights):
+    if not untouched(stem, training=False, found=weights) or not usable(x, *weights) or len(stem) != 3:
         return False
     first, second, _ = cast(list[ConvNorm], list(stem))
+    if not all(type(block) is ConvNorm and block.act for block in (first, second)):
+        return False
     conv, D, C = first.conv, first.dim, x.shape[-1]
-    if D % LANES or D > MAX_STEM_WIDTH or 9 * C > MAX_STEM_TAPS or type(second.conv) is not nn.Linear:
+    if D % LANES or D > MAX_STEM_WIDTH or 9 * C > MAX_STEM_TAPS:
+        return False
+    if type(second.conv) is not nn.Linear or second.conv.weight.shape != (D, D):
         return False
     steps = (2, 2), (1, 1), (1, 1)
     halving = type(conv) is nn.Conv2d and (conv.stride, conv.padding, conv.dilation) == steps

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 
 from densevit.kernels.library import is_transformed
 from densevit.models.conv_norm import DerivedTensors, inference_path
-from densevit.models.position_bias_kernels import LaidOutBias, takes
-
-EPS = 1e-5
-"""Of the layer norms."""
+from densevit.models.position_bias_kernels import EPS, LaidOutBias, takes
+from densevit.models.untouched import has_hooks
 
 
 class DynamicPositionBias(nn.Module):
@@ -59,12 +57,12 @@ class DynamicPositionBias(nn.Module):
 
     def laid_out(self, y: "AxisOffsets", x: "AxisOffsets", dtype: torch.dtype) -> Tensor:
         """Bias of all queries on all keys, (1, heads, h * w, nh * nw), of `dtype`."""
-        parts = (self.first, *self.rest)
-        if not takes(parts, keys_across=x.index.shape[1]):
+        own = type(self) is DynamicPositionBias and not has_hooks(self)
+        if not own or not takes(self.first, self.rest, keys_across=x.index.shape[1], device=x.values.device):
             return gather_bias(self(y.values, x.values).to(dtype), y.index, x.index)
-        weights = (tensor for part in parts for tensor in part._parameters.values())
+        weights = (tensor for part in (self.first, *self.rest) for tensor in part._parameters.values())
         axes = tuple((axis.values, axis.index, axis.query) for axis in (y, x))
-        return LaidOutBias.apply(axes, dtype, EPS, *weights)
+        return LaidOutBias.apply(axes, dtype, *weights)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,13 @@ CONTAINERS = "torch.nn.modules.container"
 """No part of an untouched module but of those with `is_called`; in place of a layer it is an adapter."""
 
 
+def has_hooks(part: nn.Module) -> bool:
+    own = part.__dict__
+    return bool(
+        own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+    )
+
+
 def untouched(
     part: nn.Module, *, training: bool, found: list[Tensor] | None = None, may_lack_bias: bool = False
 ) -> bool:
@@ -21,7 +28,7 @@ def untouched(
     own, kind = part.__dict__, type(part)
     if not kind.__module__.startswith(OWN_PARTS) or own["training"] is not training:
         return False
-    if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+    if has_hooks(part):
         return False
     if kind.__module__ == CONTAINERS or own.get("padding_mode", "zeros") != "zeros":
         return False

@@ -28,13 +28,13 @@ runs_here = pytest.mark.skipif(not library.INTERPRETED and DEVICE == "cpu", reas
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
-    """Of the library's convolutions; threads of the CPU are of no interest here."""
+    """The library's convolutions in float32."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 @pytest.fixture(autouse=True)
 def threads():
-    pass
+    """Those of the CPU are of no interest here."""
 
 
 @pytest.mark.skipif(library.INTERPRETED or DEVICE == "cuda", reason="the tests below run in this process")
@@ -99,7 +99,7 @@ def test_steps_of_single_cells(rows, C, per_image, dtype, tolerance):
 @runs_here
 @both_types
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("size", [(1, 1, 1, 8), (2, 5, 18, 24), (1, 30, 3, 24)])
+@pytest.mark.parametrize("size", [(1, 1, 1, 8), (2, 5, 18, 24), (1, 60, 3, 24)])
 def test_depthwise(size, stride, dtype, tolerance):
     torch.manual_seed(0)
     (B, H, W, C), close = size, {"dtype": dtype, "tolerance": tolerance}
@@ -110,6 +110,17 @@ def test_depthwise(size, stride, dtype, tolerance):
     for before in ((None, None, None), (R(C), R(C), R(C))):
         tail = (R(*after), torch.zeros(size), torch.zeros(12, C), *size, stride)
         compare("depthwise_backward", R(*size), *before, R(9, C), *tail, **close)
+
+
+@runs_here
+def test_depthwise_gradients_of_images_that_share_a_program(monkeypatch):
+    from densevit.kernels.gpu import depthwise_backward
+
+    monkeypatch.setattr(depthwise_backward, "SHARE", 2)
+    torch.manual_seed(0)
+    size = (5, 6, 5, 8)
+    tail = (R(*size), torch.zeros(size), torch.zeros(12, 8), *size, 1)
+    compare("depthwise_backward", R(*size), R(8), R(8), R(8), R(9, 8), *tail)
 
 
 @runs_here
@@ -206,8 +217,14 @@ def test_a_stem_and_who_takes_it():
         assert not takes_stem(stem, x)
         with torch.autocast(DEVICE, torch.bfloat16):
             assert takes_stem(stem, x)
-            stem[0].conv.stride = (1, 1)
-            assert not takes_stem(stem, x)
+            for part, name, value in (
+                (stem[0].conv, "stride", (1, 1)), (stem[1], "act", False), (stem, "1", nn.Identity().eval()),
+            ):  # fmt: skip
+                before = getattr(part, name)
+                setattr(part, name, value)
+                assert not takes_stem(stem, x)
+                setattr(part, name, before)
+            assert takes_stem(stem, x)
 
 
 WINDOWS = [((7, 14), 7, "span"), ((9, 5), 4, 1), ((9, 5), 4, "span")]
@@ -258,7 +275,7 @@ def test_position_bias(heads, dim, size, centers):
         nn.init.normal_(p, 1 if p.dim() == 1 else 0, 0.3)
     wide = copy.deepcopy(bias).double()
     y, x = (axis_offsets(n, c, device=torch.device(DEVICE)) for n, c in zip(size, centers, strict=True))
-    assert takes_bias((bias.first, *bias.rest), keys_across=len(centers[1]))
+    assert takes_bias(bias.first, bias.rest, keys_across=len(centers[1]), device=x.values.device)
     ours, expected = (mlp.laid_out(y, x, mlp.first.weight.dtype) for mlp in (bias, wide))
     torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-5)
     grad = torch.randn_like(expected)
@@ -266,6 +283,46 @@ def test_position_bias(heads, dim, size, centers):
     expected.backward(grad)
     for (name, a), b in zip(bias.named_parameters(), wide.parameters(), strict=True):
         assert (a.grad.double() - b.grad).norm() < 1e-4 * b.grad.norm(), name
+
+
+@runs_here
+def test_position_bias_in_bfloat16():
+    torch.manual_seed(0)
+    bias, grads = DynamicPositionBias(96, num_heads=3).to(DEVICE), []
+    axes = [axis_offsets(n, [1, 6], device=torch.device(DEVICE)) for n in (6, 4)]
+    for dtype in (torch.float32, torch.bfloat16):
+        bias.zero_grad()
+        out = bias.laid_out(*axes, dtype)
+        assert out.dtype == dtype
+        out.backward(torch.linspace(-1, 1, out.numel(), device=DEVICE).view(out.shape).to(dtype))
+        grads.append([out.float(), *(p.grad for p in bias.parameters())])
+    for a, b in zip(*grads, strict=True):
+        assert (a - b).norm() < 2e-2 * a.norm() + 1e-6
+
+
+LAST = nn.Linear(8, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 3)
+CHANGES = {
+    "hook": lambda bias: bias.register_forward_hook(lambda *_: None),
+    "hook of its rest": lambda bias: bias.rest.register_forward_hook(lambda *_: None),
+    "eps": lambda bias: setattr(bias.rest[0], "eps", 0.5),
+    "widths": lambda bias: bias.rest.__init__(*bias.rest[:2], nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), *LAST),
+    "strides": lambda bias: setattr(bias.rest[2], "weight", nn.Parameter(torch.randn(6, 6, device=DEVICE).t())),
+    "type": lambda bias: bias.double(),
+}
+
+
+@runs_here
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_position_bias_is_no_kernels(change, monkeypatch):
+    from densevit.models import position_bias
+
+    bias = DynamicPositionBias(96, num_heads=3).to(DEVICE)
+    axis = axis_offsets(3, [0, 4], device=torch.device(DEVICE))
+    monkeypatch.setattr(position_bias.LaidOutBias, "apply", lambda *_: pytest.fail("by the kernels"))
+    with pytest.raises(pytest.fail.Exception, match="by the kernels"):
+        bias.laid_out(axis, axis, torch.float32)
+    CHANGES[change](bias)
+    bias.to(DEVICE).laid_out(axis, axis, torch.float32)
 
 
 class LaidOut(nn.Module):

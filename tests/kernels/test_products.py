@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from densevit.kernels import products
 from densevit.kernels.library import call, library
-from densevit.kernels.products import linear, multiply, sum_of_products
+from densevit.kernels.products import add_outer, linear, multiply, sum_of_products
 
 SIZES = [
     (1, 1, 8), (6, 5, 16), (7, 96, 24), (193, 383, 40), (600, 385, 16), (5, 800, 48), (391, 24, 96),
@@ -147,3 +147,11 @@ class Wrapped(torch.Tensor):
 def test_leaves_subclasses_of_tensors_to_pytorch(always):
     x, weight = torch.randn(1, 2, 3, 8), torch.randn(16, 8)
     torch.testing.assert_close(linear(x, Wrapped(weight)), F.linear(x, weight))
+
+
+def test_weights_gradients_are_not_autocast():
+    rows, x = torch.randn(5, 3), torch.randn(5, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        total = add_outer(None, rows, x)
+        assert total.dtype == torch.float32
+        torch.testing.assert_close(add_outer(total, rows, x), 2 * rows.t().mm(x).float(), rtol=2e-2, atol=2e-2)

@@ -17,8 +17,9 @@ from densevit.kernels.gpu.tiles import (
 )
 
 LINES = 28
+"""Rows of the input that a program goes down."""
 SHARE = 4096
-"""About so many programs in all: each writes twelve sums per channel, for as much of the batch as it takes."""
+"""About so many programs, as far as the batch can be shared: each writes twelve sums per channel for its part."""
 
 
 def depthwise_backward(

@@ -9,13 +9,13 @@ import triton.language as tl
 from densevit.kernels.gpu.tiles import channel_tile, gelu, long, read, write
 
 COLUMNS = 4
-"""Cells of the output beside each other that a program takes."""
+"""Cells of the output beside each other that a program takes: as many as are written out below."""
 LINES = 28
 """Rows of the output that it goes down."""
 
 
 def column_tile(channels: int) -> tuple[int, int]:
-    """Channels of a program that goes down columns, and its warps: two channels a thread."""
+    """Channels of a program that goes down columns, and its warps: two channels a thread, or one."""
     width = max(32, channel_tile(channels))
     return width, max(1, width // 64)
 
@@ -48,7 +48,7 @@ def inner(x, factor, summand, there):
 
 @triton.jit
 def six_inner(cells, factor, summand, j, W, there):
-    """Of the `six_cells` of a row; they themselves without a factor."""
+    """Of the `six_cells` of a row, if it is `there` (a kernel's number, not Python's); the same without a factor."""
     if factor is not None:
         cells = (
             inner(cells[0], factor, summand, there & (j > 0)),

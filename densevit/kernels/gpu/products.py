@@ -1,7 +1,8 @@
 """Products of many float32 rows with a small matrix, on tensor cores and as exact as float32. As `source/linear.cpp`.
 
 Numbers are split in two of eleven bits (tf32), and three products of the halves taken. Tensor cores cut off what does
-not fit their sums, so they add up no more than `STEP` terms before the float32 sum, which rounds, takes over.
+not fit their sums, so they add up no more than `STEP` terms before the float32 sum, which rounds, takes over. An
+infinity, or a number that rounds to one in eleven bits, gives no number.
 """
 
 import triton

@@ -11,7 +11,6 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn import Parameter
 
 PROGRAMS = 1024
 """About so many programs share one pass over a map that adds up rows."""
@@ -55,14 +54,22 @@ def _tensor_kind(x: Tensor) -> Any:
     return x.dtype, x.get_device(), x.data_ptr() % 16
 
 
-_KINDS = {
-    Tensor: _tensor_kind,
-    Parameter: _tensor_kind,
-    int: lambda x: 1 if x == 1 else (x % 16 == 0, x < 2**31),
-    float: lambda _: float,
-    type(None): lambda _: None,
-}
-"""What Triton tells apart, by type."""
+class _Kinds(dict[type, Any]):
+    """What Triton tells apart, by type."""
+
+    def __missing__(self, kind: type) -> Any:
+        self[kind] = _tensor_kind if issubclass(kind, Tensor) else lambda x: (kind, x)
+        return self[kind]
+
+
+_KINDS = _Kinds(
+    {
+        Tensor: _tensor_kind,
+        int: lambda x: 1 if x == 1 else (x % 16 == 0, x < 2**31),
+        float: lambda _: float,
+        type(None): lambda _: None,
+    }
+)
 
 
 def cdiv(a: int, b: int) -> int:
