@@ -10,6 +10,7 @@ CONTAINERS = "torch.nn.modules.container"
 
 
 def has_hooks(part: nn.Module) -> bool:
+    """Whether something runs before or after `part` when it is called."""
     own = part.__dict__
     return bool(
         own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]

@@ -75,12 +75,29 @@ def add_line(totals, cells, a, b, c):
 
 
 @triton.jit
-def finish(y, addend, at, result, mask, ACT: tl.constexpr):
+def _finish(y, addend, at, result, mask, ACT: tl.constexpr):
     if ACT:
         result = gelu(result)
     if addend is not None:
         result += read(addend + at, mask)
     write(y + at, result, mask)
+
+
+@triton.jit
+def _finish_four(y, addend, at, step, result, j, W, inside, ACT: tl.constexpr):
+    _finish(y, addend, at, result[0], inside, ACT)
+    _finish(y, addend, at + step, result[1], inside & (j + 1 < W), ACT)
+    _finish(y, addend, at + 2 * step, result[2], inside & (j + 2 < W), ACT)
+    _finish(y, addend, at + 3 * step, result[3], inside & (j + 3 < W), ACT)
+
+
+@triton.jit
+def _begin(bias, c, inside):
+    """The four totals before the first line: the bias, or zero."""
+    first = tl.zeros(c.shape, dtype=tl.float32)
+    if bias is not None:
+        first += read(bias + c, inside)
+    return (first, first, first, first)
 
 
 @triton.jit(do_not_specialize=["H", "W", "down", "across"])
@@ -96,11 +113,7 @@ def downwards(
     a0, b0, c0 = line(weight, 0, c, C)
     a1, b1, c1 = line(weight, 1, c, C)
     a2, b2, c2 = line(weight, 2, c, C)
-    first = tl.zeros((CHANNELS,), dtype=tl.float32)
-    if bias is not None:
-        first += read(bias + c, inside)
-    start = (first, first, first, first)
-    factor, summand = None, None
+    start, factor, summand = _begin(bias, c, inside), None, None
     if scale is not None:
         factor, summand = read(scale + c, inside), read(shift + c, inside)
     # rows i and i + 1 of the output, as far as they are known before row i + 1 of the input
@@ -115,43 +128,31 @@ def downwards(
         ahead = six_cells(x + (at + 2 * row), C, j, W, inside & (i + 2 < H))
         result = add_line(known, cells, a2, b2, c2)
         known, coming = add_line(coming, cells, a1, b1, c1), add_line(start, cells, a0, b0, c0)
-        finish(y, addend, at, result[0], inside, ACT)
-        finish(y, addend, at + C, result[1], inside & (j + 1 < W), ACT)
-        finish(y, addend, at + 2 * C, result[2], inside & (j + 2 < W), ACT)
-        finish(y, addend, at + 3 * C, result[3], inside & (j + 3 < W), ACT)
+        _finish_four(y, addend, at, C, result, j, W, inside, ACT)
         at += row
 
 
 @triton.jit
 def _nine_cells(at, step, j, W, inside):
     """Cells j - 1 to j + 7, as `six_cells`."""
-    return (
-        tl.load(at - step, mask=inside & (j > 0), other=0.0),
-        tl.load(at, mask=inside, other=0.0),
-        tl.load(at + step, mask=inside & (j + 1 < W), other=0.0),
-        tl.load(at + 2 * step, mask=inside & (j + 2 < W), other=0.0),
-        tl.load(at + 3 * step, mask=inside & (j + 3 < W), other=0.0),
-        tl.load(at + 4 * step, mask=inside & (j + 4 < W), other=0.0),
+    more = (
         tl.load(at + 5 * step, mask=inside & (j + 5 < W), other=0.0),
         tl.load(at + 6 * step, mask=inside & (j + 6 < W), other=0.0),
         tl.load(at + 7 * step, mask=inside & (j + 7 < W), other=0.0),
     )
+    return six_cells(at, step, j, W, inside) + more
 
 
 @triton.jit
 def _nine_inner(cells, factor, summand, j, W, there):
+    """As `six_inner`."""
     if factor is not None:
-        cells = (
-            inner(cells[0], factor, summand, there & (j > 0)),
-            inner(cells[1], factor, summand, there),
-            inner(cells[2], factor, summand, there & (j + 1 < W)),
-            inner(cells[3], factor, summand, there & (j + 2 < W)),
-            inner(cells[4], factor, summand, there & (j + 3 < W)),
-            inner(cells[5], factor, summand, there & (j + 4 < W)),
+        more = (
             inner(cells[6], factor, summand, there & (j + 5 < W)),
             inner(cells[7], factor, summand, there & (j + 6 < W)),
             inner(cells[8], factor, summand, there & (j + 7 < W)),
         )
+        cells = six_inner(cells[:6], factor, summand, j, W, there) + more
     return cells
 
 
@@ -184,11 +185,7 @@ def halving(
     a0, b0, c0 = line(weight, 0, c, C)
     a1, b1, c1 = line(weight, 1, c, C)
     a2, b2, c2 = line(weight, 2, c, C)
-    first = tl.zeros((CHANNELS,), dtype=tl.float32)
-    if bias is not None:
-        first += read(bias + c, inside)
-    start = (first, first, first, first)
-    factor, summand = None, None
+    start, factor, summand = _begin(bias, c, inside), None, None
     if scale is not None:
         factor, summand = read(scale + c, inside), read(shift + c, inside)
     at, to = (image * H + 2 * top) * row + 2 * j * C + c, ((image * Ho + top) * Wo + j) * C + c
@@ -204,8 +201,5 @@ def halving(
         odd_ahead = _nine_cells(x + (at + row), C, 2 * j, W, inside & (i + 1 < bottom) & (2 * i + 3 < H))
         result = _add_second(_add_second(known, even, a1, b1, c1), odd, a2, b2, c2)
         known = _add_second(start, odd, a0, b0, c0)
-        finish(y, addend, to, result[0], inside, ACT)
-        finish(y, addend, to + C, result[1], inside & (j + 1 < Wo), ACT)
-        finish(y, addend, to + 2 * C, result[2], inside & (j + 2 < Wo), ACT)
-        finish(y, addend, to + 3 * C, result[3], inside & (j + 3 < Wo), ACT)
+        _finish_four(y, addend, to, C, result, j, Wo, inside, ACT)
         to += Wo * C
