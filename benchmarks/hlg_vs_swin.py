@@ -1,15 +1,18 @@
 """HLG against timm's Swin in one run: images/s and peak memory at 224, inference and training step.
 
-    python benchmarks/hlg_vs_swin.py --models tiny small --batch 8 --threads 1 --repeats 5 [--compile] [--device cuda]
+    python benchmarks/hlg_vs_swin.py --models tiny small --batch 32 --threads 1 --repeats 3 [--compile] [--device cuda]
 
-Both models are built once and timed in turns, so that a change of the machine's load meets both. On a CPU the time is
-the process's own CPU seconds (threads summed), which other programs disturb little; on a GPU it is wall time. Ratios
-above 1 mean that HLG is faster or smaller. Peak memory is above the built model: on a CPU the resident set of a fresh
-process per model, on a GPU the allocator's peak in a step.
+The models take turns, so that a change of the machine's load meets both. On a CPU a turn is a fresh process (beside
+another model's maps, memory would come from the system more slowly) and the time its CPU seconds (threads summed),
+which other programs disturb little; on a GPU a turn is one step, in wall time. Ratios above 1 mean that HLG is faster
+or smaller. Memory is a step's peak above what was in use before it, once the model is warm and compiled: on a CPU of
+the resident set, on a GPU of the allocator's.
 """
 
 import argparse
 import contextlib
+import ctypes
+import gc
 import json
 import statistics
 import subprocess
@@ -21,6 +24,7 @@ import timm
 import torch
 from torch import nn
 
+from densevit.kernels.pages import give_back
 from densevit.models.hlg import create_hlg
 
 PAIRS = {
@@ -56,7 +60,9 @@ def step(model: nn.Module, images: torch.Tensor, *, train: bool, dtype: str) -> 
         torch.cuda.synchronize()
 
 
-def time_pair(models: list[nn.Module], images: torch.Tensor, *, train: bool, dtype: str, repeats: int) -> list[list]:
+def time_steps(
+    models: list[nn.Module], images: torch.Tensor, *, train: bool, dtype: str, repeats: int
+) -> list[list[float]]:
     """Seconds per step of each model, the models taking turns; the first round warms up and is dropped."""
     clock = time.perf_counter if images.is_cuda else time.process_time
     seconds: list[list[float]] = [[] for _ in models]
@@ -80,28 +86,44 @@ def allocated_mb(model: nn.Module, images: torch.Tensor, *, train: bool, dtype: 
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
-def peak_memory_mb(name: str, args: argparse.Namespace, *, train: bool, dtype: str) -> float:
-    """Peak of one process that runs two steps, above what it held once the model was built."""
-    command = [sys.executable, __file__, "--memory-of", name, "--batch", str(args.batch)]
-    command += ["--threads", str(args.threads), "--dtypes", dtype, "--modes", "train" if train else "infer"]
-    command += ["--compile"] * args.compile + ["--checkpoint-hlg"] * args.checkpoint_hlg
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
 def resident_mb(field: str) -> float:
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1024
 
 
-def print_own_memory(args: argparse.Namespace) -> None:
-    model = build(args.memory_of, args)
-    images = torch.randn(args.batch, 3, 224, 224, device=args.device)
-    train = args.modes[0] == "train"
-    model.train(train)
+def peak_mb(model: nn.Module, images: torch.Tensor, *, train: bool, dtype: str) -> float:
+    """Peak of a step on a CPU, above what the process holds once all that is free went back to the system."""
+    gc.collect()
+    give_back()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # from here on VmHWM counts anew
     before = resident_mb("VmRSS")
-    for _ in range(2):
-        step(model, images, train=train, dtype=args.dtypes[0])
-    print(resident_mb("VmHWM") - before)
+    step(model, images, train=train, dtype=dtype)
+    return resident_mb("VmHWM") - before
+
+
+def print_turn(args: argparse.Namespace) -> None:
+    """What a process of its own does: the seconds of each step and the peak, as JSON."""
+    model, images = build(args.turn_of, args), torch.randn(args.batch, 3, 224, 224)
+    how = {"train": args.modes[0] == "train", "dtype": args.dtypes[0]}
+    (seconds,) = time_steps([model], images, repeats=args.repeats, **how)
+    print(json.dumps([seconds, None if args.no_memory else peak_mb(model, images, **how)]))
+
+
+def take_turns(names: tuple[str, str], args: argparse.Namespace, mode: str, dtype: str) -> tuple[list, list]:
+    """Seconds per step and peaks of both models on a CPU, `args.rounds` processes of each."""
+    seconds: list[list[float]] = [[], []]
+    peaks: list[list[float]] = [[], []]
+    shared = ["--batch", args.batch, "--threads", args.threads, "--repeats", args.repeats]
+    flags = ["--compile"] * args.compile + ["--checkpoint-hlg"] * args.checkpoint_hlg + ["--no-memory"] * args.no_memory
+    for _ in range(args.rounds):
+        for index, name in enumerate(names):
+            command = [sys.executable, __file__, "--turn-of", name, "--modes", mode, "--dtypes", dtype, *shared, *flags]
+            done = subprocess.run(list(map(str, command)), check=True, stdout=subprocess.PIPE, text=True)
+            of_turn, peak = json.loads(done.stdout.splitlines()[-1])
+            seconds[index] += of_turn
+            peaks[index].append(peak)
+    return seconds, [None if args.no_memory else statistics.median(values) for values in peaks]
 
 
 def parse() -> argparse.Namespace:
@@ -111,49 +133,49 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", default=["infer", "train"], choices=["infer", "train"])
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps of a turn (GPU: of a row)")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each model, on a CPU")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--checkpoint-hlg", action="store_true", help="HLG keeps only each layer's input in training")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", type=Path, help="append one line per row to this file")
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser.add_argument("--turn-of", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
     torch.set_num_threads(args.threads)
-    if args.memory_of:
-        print_own_memory(args)
+    if args.turn_of:
+        print_turn(args)
         return
     device = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} thread(s)"
     clock = "wall" if args.device == "cuda" else "process CPU"
     mode = ("compiled" if args.compile else "eager") + ", HLG checkpointed" * args.checkpoint_hlg
-    print(f"# torch {torch.__version__}, {device}, 224 px, batch {args.batch}, {mode}, {clock} time, interleaved")
+    print(f"# torch {torch.__version__}, {device}, 224 px, batch {args.batch}, {mode}, {clock} time, in turns")
     print("| model | step | dtype | HLG img/s | Swin img/s | ratio of minima | of medians | target | memory Swin/HLG |")
     print("|---|---|---|---|---|---|---|---|---|")
+    on_gpu = args.device == "cuda"
     images = torch.randn(args.batch, 3, 224, 224, device=args.device)
     for name in args.models:
-        models = [build(other, args) for other in PAIRS[name]]
+        models = [build(other, args) for other in PAIRS[name]] if on_gpu else []
         for kind in args.modes:
             for dtype in args.dtypes:
-                train = kind == "train"
-                ours, swin = time_pair(models, images, train=train, dtype=dtype, repeats=args.repeats)
+                how = {"train": kind == "train", "dtype": dtype}
+                if on_gpu:
+                    ours, swin = time_steps(models, images, repeats=args.repeats, **how)
+                    peaks = [None if args.no_memory else allocated_mb(model, images, **how) for model in models]
+                else:
+                    (ours, swin), peaks = take_turns(PAIRS[name], args, kind, dtype)
                 row = {
                     "model": name, "step": kind, "dtype": dtype, "mode": mode, "batch": args.batch, "device": device,
                     "hlg_images_s": args.batch / min(ours), "swin_images_s": args.batch / min(swin),
                     "ratio_min": min(swin) / min(ours),
                     "ratio_median": statistics.median(swin) / statistics.median(ours),
                 }  # fmt: skip
-                memory = "-"
-                if not args.no_memory:
-                    if images.is_cuda:
-                        peaks = [allocated_mb(model, images, train=train, dtype=dtype) for model in models]
-                    else:
-                        peaks = [peak_memory_mb(other, args, train=train, dtype=dtype) for other in PAIRS[name]]
-                    row["hlg_mb"], row["swin_mb"] = peaks
-                    memory = f"{peaks[1] / peaks[0]:.2f} ({peaks[0]:.0f} MB)"
+                row["hlg_mb"], row["swin_mb"] = peaks
+                memory = "-" if None in peaks else f"{peaks[1] / peaks[0]:.2f} ({peaks[0]:.0f} MB)"
                 print(
                     f"| {name} | {kind} | {dtype} | {row['hlg_images_s']:.2f} | {row['swin_images_s']:.2f} "
                     f"| {row['ratio_min']:.2f} | {row['ratio_median']:.2f} | {TARGET[name]} | {memory} |",

@@ -1,30 +1,36 @@
 """Memory of large maps on a CPU: on large pages, and kept for the next map when one is gone, as CUDA's allocator does.
 
 The system clears every page that it hands out, 512 small ones for one large. The C library returns large maps to it at
-once and asks for them anew: a training step would have all its maps cleared, which took 5 to 10 % of its time.
+once and asks for them anew: a training step would have all its maps cleared, which took 5 to 25 % of its time.
 """
 
-import ctypes
+import bisect
 import math
 import mmap
+import os
+import threading
 import weakref
+from functools import cache
 
 import torch
 from torch import Tensor
 
 LARGE_BYTES = 2**21
 """Maps of at least this size are kept; it is also the size of a large page."""
-SLACK = 1.25
-"""How much may be held in all: so many times what was in use at once."""
+LINE, GAP = 64, 192
+"""Bytes of a cache line, and between maps: those that all start at whole pages push each other out of the cache."""
+MAP_NORESERVE = 0x4000  # of Linux; Python names it since 3.13
 
 
 def new_map(*shape: int, like: Tensor) -> Tensor:
     """`like.new_empty(shape)`; a large one on a CPU in kept memory, where the system has large pages (Linux)."""
     count = math.prod(shape)
     size = count * like.element_size()
-    if size < LARGE_BYTES or not hasattr(mmap, "MADV_HUGEPAGE") or torch.compiler.is_compiling() or not like.is_cpu:
+    if size < LARGE_BYTES or torch.compiler.is_compiling() or not like.is_cpu:
         return like.new_empty(shape)
-    return torch.frombuffer(_kept.take(size), dtype=like.dtype, count=count).view(shape)
+    memory = _memory()
+    view = None if memory is None else memory.take(size)
+    return like.new_empty(shape) if view is None else torch.frombuffer(view, dtype=like.dtype, count=count).view(shape)
 
 
 def new_map_like(x: Tensor) -> Tensor:
@@ -34,58 +40,71 @@ def new_map_like(x: Tensor) -> Tensor:
 
 def give_back() -> None:
     """Return the memory of maps that are gone to the system, as `torch.cuda.empty_cache` does on a GPU."""
-    _kept.free.clear()
+    memory = _memory()
+    if memory is not None:
+        memory.give_back()
 
 
-class _Memory:
-    """Pieces of memory, each lent to one map for as long as that lives.
+class Memory:
+    """A range of addresses, lent to maps piece by piece: the system gives memory to what of it is written to.
 
-    Python runs this from several threads, and returns a piece whenever a map goes: only single steps on lists and
-    dictionaries change what is held.
+    A piece is the first free one that is large enough; it returns when the map goes, and joins its neighbours.
     """
 
-    def __init__(self) -> None:
-        self.free: list[mmap.mmap] = []
-        self.lent: dict[int, mmap.mmap] = {}
-        self.peak = 0
+    def __init__(self, size: int) -> None:
+        self.whole = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+        self.whole.madvise(mmap.MADV_HUGEPAGE)
+        self.free = [(0, size)]  # first byte and size, in order
+        self.returned: list[tuple[int, int]] = []
+        self.lock = threading.Lock()
 
-    def take(self, size: int) -> memoryview:
-        piece = self._fitting(size) or self._new(size)
-        self.lent[id(piece)] = piece
-        first = -ctypes.addressof(ctypes.c_char.from_buffer(piece)) % LARGE_BYTES
-        view = memoryview(piece)[first : first + size]
-        weakref.finalize(view, self._return, id(piece)).atexit = False  # the map's storage holds the view
+    def take(self, size: int) -> memoryview | None:
+        """A piece; None where there is none, or another thread is here."""
+        wanted = -(-size // LINE) * LINE + GAP
+        if not self.lock.acquire(blocking=False):
+            return None
+        try:
+            self._join()
+            place = next((i for i, (_, length) in enumerate(self.free) if length >= wanted), None)
+            if place is None:
+                return None
+            first, length = self.free[place]
+            self.free[place : place + 1] = [(first + wanted, length - wanted)] if length > wanted else []
+        finally:
+            self.lock.release()
+        view = memoryview(self.whole)[first : first + size]
+        # The map's storage holds the view. Maps go at any moment: only a step that none can interrupt happens then.
+        weakref.finalize(view, self.returned.append, (first, wanted)).atexit = False
         return view
 
-    def _return(self, name: int) -> None:
-        self.free.append(self.lent.pop(name))
+    def give_back(self) -> None:
+        """Return what is free to the system."""
+        with self.lock:
+            self._join()
+            for first, length in self.free:
+                start, end = -(-first // mmap.PAGESIZE), (first + length) // mmap.PAGESIZE  # whole pages
+                if end > start:
+                    self.whole.madvise(mmap.MADV_DONTNEED, start * mmap.PAGESIZE, (end - start) * mmap.PAGESIZE)
 
-    def _fitting(self, size: int) -> mmap.mmap | None:
-        """The smallest free piece that is large enough and not much larger."""
-        most = SLACK * _rounded(size)
-        for piece in sorted(self.free, key=len):
-            if _rounded(size) <= len(piece) <= most:
-                try:
-                    self.free.remove(piece)
-                except ValueError:  # another thread was faster
-                    continue
-                return piece
+    def _join(self) -> None:
+        """Put what has returned among the free pieces."""
+        while self.returned:
+            first, length = self.returned.pop()
+            place = bisect.bisect(self.free, (first, length))
+            if place < len(self.free) and self.free[place][0] == first + length:
+                length += self.free.pop(place)[1]
+            if place and sum(self.free[place - 1]) == first:
+                place -= 1
+                first, length = self.free[place][0], length + self.free.pop(place)[1]
+            self.free.insert(place, (first, length))
+
+
+@cache
+def _memory() -> Memory | None:
+    """As many addresses as the machine has memory."""
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
         return None
-
-    def _new(self, size: int) -> mmap.mmap:
-        """From the system; pieces that no map has asked for the longest go back to it first."""
-        size, lent = _rounded(size), sum(map(len, [*self.lent.values()]))
-        self.peak = max(self.peak, lent + size)
-        while self.free and lent + size + sum(map(len, [*self.free])) > SLACK * self.peak:
-            self.free.pop(0)
-        piece = mmap.mmap(-1, size)
-        piece.madvise(mmap.MADV_HUGEPAGE)  # advice, which the system may not take
-        return piece
-
-
-def _rounded(size: int) -> int:
-    """Whole large pages, and one more for the first to start where it must."""
-    return (-(-size // LARGE_BYTES) + 1) * LARGE_BYTES
-
-
-_kept = _Memory()
+    try:
+        return Memory(os.sysconf("SC_PHYS_PAGES") * mmap.PAGESIZE)
+    except OSError:  # the process may not have so many (`ulimit -v`)
+        return None
