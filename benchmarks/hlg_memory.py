@@ -11,18 +11,13 @@ import contextlib
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import torch
+from common import peak_memory_mb
 
 from densevit.models.hlg import create_hlg
 
 SIZES = ["512x512", "1024x1024", "1024x2048"]
-
-
-def resident_mb(field: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
 
 
 def run_one(args: argparse.Namespace) -> None:
@@ -30,13 +25,13 @@ def run_one(args: argparse.Namespace) -> None:
     height, width = map(int, args.sizes[0].split("x"))
     model = create_hlg(args.model, features_only=True).eval().to(args.device)
     images = torch.randn(1, 3, height, width, device=args.device)
-    before, start = resident_mb("VmRSS"), time.process_time()
     autocast = torch.autocast(args.device, torch.bfloat16) if args.dtype == "bf16" else contextlib.nullcontext()
+    start = time.process_time()
     with torch.inference_mode(), autocast:
-        model(images)
+        peak = peak_memory_mb(lambda: model(images))
     if args.device == "cuda":
         torch.cuda.synchronize()
-    peak = torch.cuda.max_memory_allocated() / 2**20 if args.device == "cuda" else resident_mb("VmHWM") - before
+        peak = torch.cuda.max_memory_allocated() / 2**20
     print(time.process_time() - start, peak)
 
 

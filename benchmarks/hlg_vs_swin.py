@@ -22,6 +22,7 @@ from pathlib import Path
 
 import timm
 import torch
+from common import peak_memory_mb
 from torch import nn
 
 from densevit.kernels.pages import give_back
@@ -86,28 +87,15 @@ def allocated_mb(model: nn.Module, images: torch.Tensor, *, train: bool, dtype: 
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
-def resident_mb(field: str) -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1024
-
-
-def peak_mb(model: nn.Module, images: torch.Tensor, *, train: bool, dtype: str) -> float:
-    """Peak of a step on a CPU, above what the process holds once all that is free went back to the system."""
-    gc.collect()
-    give_back()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # from here on VmHWM counts anew
-    before = resident_mb("VmRSS")
-    step(model, images, train=train, dtype=dtype)
-    return resident_mb("VmHWM") - before
-
-
 def print_turn(args: argparse.Namespace) -> None:
     """What a process of its own does: the seconds of each step and the peak, as JSON."""
     model, images = build(args.turn_of, args), torch.randn(args.batch, 3, 224, 224)
     how = {"train": args.modes[0] == "train", "dtype": args.dtypes[0]}
     (seconds,) = time_steps([model], images, repeats=args.repeats, **how)
-    print(json.dumps([seconds, None if args.no_memory else peak_mb(model, images, **how)]))
+    gc.collect()
+    give_back()
+    ctypes.CDLL(None).malloc_trim(0)  # nothing that is free hides what the step below takes
+    print(json.dumps([seconds, None if args.no_memory else peak_memory_mb(lambda: step(model, images, **how))]))
 
 
 def take_turns(names: tuple[str, str], args: argparse.Namespace, mode: str, dtype: str) -> tuple[list, list]:

@@ -1,7 +1,7 @@
 """Memory of large maps on a CPU: on large pages, and kept for the next map when one is gone, as CUDA's allocator does.
 
 The system clears every page that it hands out, 512 small ones for one large. The C library returns large maps to it at
-once and asks for them anew: a training step would have all its maps cleared, which took 5 to 25 % of its time.
+once and asks for them anew: a training step would have all its maps cleared, which took 5 to 23 % of its time.
 """
 
 import bisect
@@ -18,7 +18,7 @@ from torch import Tensor
 LARGE_BYTES = 2**21
 """Maps of at least this size are kept; it is also the size of a large page."""
 LINE, GAP = 64, 192
-"""Bytes of a cache line, and between maps: those that all start at whole pages push each other out of the cache."""
+"""Bytes of a cache line, and between maps, lest all start at a whole page: most are whole pages long."""
 MAP_NORESERVE = 0x4000  # of Linux; Python names it since 3.13
 
 
