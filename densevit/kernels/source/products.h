@@ -15,7 +15,7 @@ static inline void scores_tile(const float *q, const float *kt, long keys, long 
         vec x[R];
         for (int r = 0; r < R; r++) x[r] = splat(q[r * dim + d]);
         for (int n = 0; n < N; n++) {
-            vec k = load(kt + d * keys + n * LANES);
+            vec k = kept(load(kt + d * keys + n * LANES));
             for (int r = 0; r < R; r++) sums[r][n] += x[r] * k;
         }
     }
@@ -47,11 +47,13 @@ static inline void mix_rows(const float *p, long row, long column, const float *
         vec w[R];
         for (int r = 0; r < R; r++) w[r] = splat(p[r * row + i * column]);
         for (int d = 0; d < D / LANES; d++) {
-            vec x = load(v + i * D + d * LANES);
+            vec x = kept(load(v + i * D + d * LANES));
             for (int r = 0; r < R; r++) sums[r][d] += w[r] * x;
         }
     }
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
         for (int d = 0; d < D / LANES; d++) {
             float *o = out + r * D + d * LANES;
             store(o, ADD ? load(o) + sums[r][d] : sums[r][d]);
