@@ -51,7 +51,7 @@ def multiply(
 def sum_of_products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     """The products of all pairs, added up; as `multiply`."""
     (x, matrix), *others = pairs
-    total = x.new_empty(len(x), matrix.shape[1])
+    total = new_map(len(x), matrix.shape[1], like=x)
     multiply(x, matrix, total)
     for x, matrix in others:
         multiply(x, matrix, total, addend=total)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from densevit.kernels.pages import new_map, new_map_like
 from densevit.kernels.products import sum_of_products
 
 
@@ -64,12 +65,13 @@ def _halving_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor,
     """Of a full 3x3 convolution with stride 2 on (B, H, W, C), as matrix products: twice as fast as the library's."""
     (B, Ho, Wo, _), C = grad.shape, x.shape[-1]
     rows = grad.reshape(-1, len(weight))
-    padded = F.pad(x, (0, 0, 1, 1, 1, 1))
+    padded = _padded(x, before=1)
     image, line, cell, _ = padded.stride()
-    patches = padded.as_strided((B, Ho, Wo, 3, 3 * C), (image, 2 * line, 2 * cell, line, 1)).reshape(-1, 9 * C)
-    by_weight = (rows.t() @ patches).view(len(weight), 3, 3, C).permute(0, 3, 1, 2)
+    patches = new_map(B, Ho, Wo, 3, 3 * C, like=x)
+    patches.copy_(padded.as_strided(patches.shape, (image, 2 * line, 2 * cell, line, 1)))
+    by_weight = (rows.t() @ patches.view(-1, 9 * C)).view(len(weight), 3, 3, C).permute(0, 3, 1, 2)
     # cells of x by the parity of row and column: each kind meets other taps, at a cell of `grad` or the next one
-    grad_x, taps, padded = torch.empty_like(x), weight.permute(2, 3, 0, 1), F.pad(grad, (0, 0, 0, 1, 0, 1))
+    grad_x, taps, padded = new_map_like(x), weight.permute(2, 3, 0, 1), _padded(grad, before=0)
     here, right = rows, padded[:, :-1, 1:].reshape(rows.shape)
     below, across = padded[:, 1:, :-1].reshape(rows.shape), padded[:, 1:, 1:].reshape(rows.shape)
     for y, x_parity, terms in (
@@ -82,6 +84,14 @@ def _halving_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor,
         place = grad_x[:, y::2, x_parity::2]
         place.copy_(total[:, : place.shape[1], : place.shape[2]])
     return grad_x.permute(0, 3, 1, 2), by_weight, rows.sum(dim=0)
+
+
+def _padded(x: Tensor, *, before: int) -> Tensor:
+    """(B, H, W, C) with one more row and column of zeros after the last ones, and `before` so many before the first."""
+    B, H, W, C = x.shape
+    padded = new_map(B, before + H + 1, before + W + 1, C, like=x).zero_()
+    padded[:, before:-1, before:-1] = x
+    return padded
 
 
 def _depthwise_input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:
