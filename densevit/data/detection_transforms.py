@@ -17,11 +17,11 @@ from torchvision.transforms.v2 import functional as F
 from torchvision.transforms.v2 import query_size
 
 from densevit.data.base import Transform
+from densevit.data.photometric import PhotoMetricDistortion
 from densevit.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Normalize,
-    PhotoMetricDistortion,
     RandomCrop,
     eval_transform,
     fitted_size,

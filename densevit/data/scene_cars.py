@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from densevit.data.scene_canvas import RGB, Canvas
-from densevit.data.scene_objects import CAR, PAINTS, pick, scaled
+from densevit.data.scene_palette import CAR, PAINTS, pick, scaled
 
 Profile = tuple[tuple[float, float], ...]
 

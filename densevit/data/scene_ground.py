@@ -6,7 +6,7 @@ import numpy as np
 
 from densevit.data.scene_canvas import NEAR, Canvas
 from densevit.data.scene_layout import Street
-from densevit.data.scene_objects import BUILDING, GRASS, ROAD, SIDEWALK, TREE, pick
+from densevit.data.scene_palette import BUILDING, GRASS, ROAD, SIDEWALK, TREE, pick
 from densevit.data.scene_sky import fractal
 
 

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from densevit.data.scene_buildings import building, house
 from densevit.data.scene_canvas import SUPERSAMPLE, Camera, Canvas
 from densevit.data.scene_cars import car
-from densevit.data.scene_objects import building, gantry, house, person, sign, tree
+from densevit.data.scene_people import person
+from densevit.data.scene_signs import gantry, sign
+from densevit.data.scene_trees import tree
 
 PLACES = ("city", "suburb", "park", "highway")
 

@@ -13,7 +13,7 @@ from PIL import ImageFilter
 from densevit.data.scene_canvas import SUPERSAMPLE, Canvas
 from densevit.data.scene_ground import draw_ground, draw_horizon
 from densevit.data.scene_layout import PLACES, make_camera, make_street, place_objects
-from densevit.data.scene_objects import CLASSES, GRASS, ROAD, SIDEWALK
+from densevit.data.scene_palette import CLASSES, GRASS, ROAD, SIDEWALK
 from densevit.data.scene_sky import LIGHTS, fractal, make_light, paint_sky
 
 _PLACE_SHARES = (0.33, 0.27, 0.2, 0.2)

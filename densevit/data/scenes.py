@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 from densevit.data.base import SegmentationDataset, Transform
 from densevit.data.detection import DetectionDataset, Objects
 from densevit.data.scene_layout import PLACES
-from densevit.data.scene_objects import CAR, CLASSES, PEDESTRIAN, SIGN
+from densevit.data.scene_palette import CAR, CLASSES, PEDESTRIAN, SIGN
 from densevit.data.scene_render import Scene, render_scene
 from densevit.errors import UserError, unknown_name
 

@@ -8,7 +8,7 @@ import torch
 from torchvision import tv_tensors
 
 from densevit.data.scene_layout import PLACES
-from densevit.data.scene_objects import CLASSES, ROAD, SIGN, SKY
+from densevit.data.scene_palette import CLASSES, ROAD, SIGN, SKY
 from densevit.data.scene_render import render_scene
 from densevit.data.scene_sky import LIGHTS
 from densevit.data.scenes import PALETTE, THINGS, ScenesClassification, ScenesDetection, ScenesSegmentation
