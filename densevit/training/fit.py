@@ -28,6 +28,7 @@ from torch import nn
 from densevit.errors import UserError
 from densevit.evaluation.scores import SegmentationScores, write_confusion_csv
 from densevit.evaluation.top_k import ClassificationScores
+from densevit.kernels.pages import give_back
 from densevit.models.catalog import create_model, model_kind, takes_argument
 from densevit.training.callbacks import StopOnSignal
 from densevit.training.checkpoints import BEST, LAST, AtomicCheckpointIO, SaveCheckpoints, ValidateAtEnd, read_position
@@ -92,6 +93,7 @@ def fit(experiment: Experiment, run_dir: str | Path, *, resume: bool = False) ->
             save_experiment(experiment, run_dir / "config.yaml")
         with stop:
             trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
+        give_back()  # the memory of the training's maps
         if trainer.is_global_zero:
             return _finish(run_dir)
         return _result(run_dir)

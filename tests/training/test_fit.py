@@ -154,12 +154,14 @@ def test_killed_after_a_validation_goes_on_from_it(reference, tiny, tmp_path, mo
     assert_same_run(run_dir, reference)
 
 
-def test_a_finished_run_can_be_resumed_for_longer(tiny, tmp_path, drawn_nothing):
-    run_dir = tmp_path / "run"
+def test_a_finished_run_can_be_resumed_for_longer(tiny, tmp_path, monkeypatch, drawn_nothing):
+    run_dir, given_back = tmp_path / "run", []
+    monkeypatch.setattr("densevit.training.fit.give_back", lambda: given_back.append(True))
     fit(tiny(train={"num_steps": 4}, optim={"schedule": "constant"}), run_dir)
     fit(tiny(train={"num_steps": 4}, optim={"schedule": "constant"}), run_dir, resume=True)  # nothing left: files only
     result = fit(tiny(optim={"schedule": "constant"}), run_dir, resume=True)
     assert "\n5," in (result.run_dir / "metrics.csv").read_text()
+    assert len(given_back) == 2  # of the two that trained
     with pytest.raises(UserError, match=r"already at step 5 of 4; raise train\.num_steps"):
         fit(tiny(train={"num_steps": 4}, optim={"schedule": "constant"}), run_dir, resume=True)
 
