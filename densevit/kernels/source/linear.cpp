@@ -14,7 +14,7 @@ static inline void tile(const float *x, long step, const float *panel, long dept
     vec sums[R][N] = {};
     for (long k = 0; k < depth; k++) {
         vec b[N];
-        for (int n = 0; n < N; n++) b[n] = kept(load(panel + (k * N + n) * LANES));
+        for (int n = 0; n < N; n++) b[n] = load(panel + (k * N + n) * LANES);
         for (int r = 0; r < R; r++) {
             vec a = splat(x[r * step + k]);
             for (int n = 0; n < N; n++) sums[r][n] += a * b[n];

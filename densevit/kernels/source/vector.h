@@ -23,7 +23,7 @@ static inline vec load(const float *p) { return *(const loose_vec *)p; }
 static inline void store(float *p, vec x) { *(loose_vec *)p = x; }
 static inline vec splat(float x) { return vec{x, x, x, x, x, x, x, x}; }
 
-// The vector, in a register: GCC would load what several sums need again for each, and processors load no faster than they add.
+// The vector, in a register: GCC would load it again for each of several sums, and processors load no faster than they add.
 #ifdef __AVX2__
 static inline vec kept(vec x) {
     asm("" : "+x"(x));
