@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
 from densevit.kernels.batch_norm import batch_norm
-from densevit.kernels.operators import register
+from densevit.kernels.operators import register, register_new_map
+from densevit.kernels.pages import new_map
 
 SOURCE = Path(__file__).parent / "source"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
@@ -204,3 +205,4 @@ def _build(compiler: str, path: Path) -> None:
 
 
 register(_run)
+register_new_map(new_map)

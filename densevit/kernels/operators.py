@@ -4,9 +4,11 @@ What a kernel writes into is marked (a!) in its schema; everything else it only 
 """
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
+from torch import Tensor
 
 _AFFINE = "Tensor scale, Tensor shift"
 _ROWS = "SymInt rows, int C"  # the batch may be of any size
@@ -64,6 +66,35 @@ def register(run: Callable[..., None]) -> None:
         torch.library.define(f"densevit::{name}", f"({arguments}) -> ()", tags=torch.Tag.needs_exact_strides)
         torch.library.impl(f"densevit::{name}", "CompositeExplicitAutograd", _implementation(name, run))
         torch.library.register_fake(f"densevit::{name}", lambda *_: None)
+
+
+def register_new_map(new_map: Callable[..., Tensor]) -> None:
+    """`torch.ops.densevit.new_map(shape, like)`: what is compiled takes its large maps from kept memory too."""
+    torch.library.define("densevit::new_map", "(SymInt[] shape, Tensor like) -> Tensor")
+    torch.library.impl("densevit::new_map", "CPU", lambda shape, like: new_map(*shape, like=like))
+    torch.library.register_fake("densevit::new_map", lambda shape, like: like.new_empty(shape))
+
+
+def as_operator(schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A function that takes a batch in parts is one operator to a compiler, which would write out every part.
+
+    `schema` is that of `torch.library`, `fake` gives empty results of the same shapes and types.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        name = function.__name__
+        torch.library.define(f"densevit::{name}", schema, tags=torch.Tag.needs_exact_strides)
+        torch.library.impl(f"densevit::{name}", "CompositeExplicitAutograd", function)
+        torch.library.register_fake(f"densevit::{name}", fake)
+        operator = getattr(torch.ops.densevit, name)
+
+        @wraps(function)
+        def run(*arguments: Any) -> Any:
+            return operator(*arguments) if torch.compiler.is_compiling() else function(*arguments)
+
+        return run
+
+    return decorate
 
 
 def _implementation(name: str, run: Callable[..., None]) -> Callable[..., None]:

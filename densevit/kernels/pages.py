@@ -24,9 +24,13 @@ MAP_NORESERVE = 0x4000  # of Linux; Python names it since 3.13
 
 def new_map(*shape: int, like: Tensor) -> Tensor:
     """`like.new_empty(shape)`; a large one on a CPU in kept memory, where the system has large pages (Linux)."""
+    if not like.is_cpu:
+        return like.new_empty(shape)
+    if torch.compiler.is_compiling():
+        return torch.ops.densevit.new_map(shape, like)
     count = math.prod(shape)
     size = count * like.element_size()
-    if size < LARGE_BYTES or torch.compiler.is_compiling() or not like.is_cpu:
+    if size < LARGE_BYTES:
         return like.new_empty(shape)
     memory = _memory()
     view = None if memory is None else memory.take(size)

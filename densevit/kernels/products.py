@@ -65,12 +65,16 @@ def add_outer(total: Tensor | None, rows: Tensor, x: Tensor) -> Tensor:
     """
     if total is not None and total.dtype == x.dtype:
         return total.addmm_(rows.t(), x)
-    wide = x.device.type == "cuda" and x.dtype == torch.bfloat16 and not torch.compiler.is_compiling()
-    if wide:
+    if outer_dtype(x) != x.dtype and not torch.compiler.is_compiling():
         product = torch.mm(rows.t(), x, out_dtype=torch.float32)
     else:  # into a given map, which autocast leaves alone
         product = torch.mm(rows.t(), x, out=x.new_empty(rows.shape[1], x.shape[1]))
     return product if total is None else total.add_(product)
+
+
+def outer_dtype(x: Tensor) -> torch.dtype:
+    """Of what `add_outer` gives, where nothing is compiled."""
+    return torch.float32 if x.device.type == "cuda" and x.dtype == torch.bfloat16 else x.dtype
 
 
 def _is_for_kernel(

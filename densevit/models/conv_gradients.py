@@ -39,15 +39,16 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Ten
 
 
 def conv_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, *, has_bias: bool, stride: int
+    grad: Tensor, x: Tensor, weight: Tensor, *, has_bias: bool, stride: int, needs_x: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `convolve` by its input, weight and, where it has one, bias."""
+    """Gradients of `convolve` by its input, if it needs one, weight and, where it has one, bias."""
     if weight.dim() == 2:
         rows, inputs = grad.permute(0, 2, 3, 1).flatten(0, 2), x.permute(0, 2, 3, 1)
         grad_x = (rows @ weight).view(inputs.shape).permute(0, 3, 1, 2)
         return grad_x, rows.t() @ inputs.flatten(0, 2), rows.sum(dim=0)
     channels, groups = weight.shape[0], x.shape[1] // weight.shape[1]
-    if groups == 1 and stride == 2 and weight.shape[-1] == 3 and x.device.type == "cpu" and x.dtype == torch.float32:
+    halves = groups == 1 and stride == 2 and weight.shape[-1] == 3
+    if halves and needs_x and x.device.type == "cpu" and x.dtype == torch.float32:
         return _halving_gradients(grad.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1), weight)
     grad = grad.contiguous(memory_format=torch.channels_last)
     slow = groups == channels == x.shape[1] and x.dtype == torch.bfloat16 and x.device.type == "cpu"
@@ -56,7 +57,7 @@ def conv_gradients(
         grad, x = grad.float(), x.float()
     library_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
         grad, x, weight.to(x.dtype), [channels], [stride] * 2, [weight.shape[-1] // 2] * 2, [1, 1], False, [0, 0],
-        groups, [not slow, True, has_bias],
+        groups, [needs_x and not slow, True, has_bias],
     )  # fmt: skip
     return library_x if own_x is None else own_x, grad_weight, grad_bias
 

@@ -18,6 +18,8 @@ from densevit.models.conv_gradients import compute_dtype
 from densevit.models.depthwise_conv import depthwise_conv
 from densevit.models.depthwise_conv import takes as takes_depthwise
 from densevit.models.lean_gradients import check_values_per_channel, keeps_one_map, norm_gelu_conv
+from densevit.models.map_conv import map_conv
+from densevit.models.map_conv import takes as takes_conv
 from densevit.models.untouched import untouched
 
 CACHED_ELEMENTS = 2**20
@@ -137,6 +139,8 @@ class ConvNorm(nn.Module):
             return depthwise_conv(x, weight, bias, self.stride)
         if isinstance(conv, nn.Linear) and weight.dim() == 2:
             return linear(x, weight, bias)
+        if takes_conv(x, conv):
+            return map_conv(x, weight, bias, self.stride)
         x = x.permute(0, 3, 1, 2)
         if isinstance(conv, nn.Linear):  # a 1x1 convolution, see `_fold`
             out = F.conv2d(x, weight, bias)

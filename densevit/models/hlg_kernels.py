@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from densevit.kernels import attention as kernels
 from densevit.kernels.library import LANES, call, on_gpu, usable
 from densevit.kernels.maps import add_gelu_norm_, add_norm_, depthwise, norm_add, taps
+from densevit.kernels.operators import as_operator
 from densevit.kernels.products import linear, multiply
 from densevit.models.attention import window_biases
 from densevit.models.conv_gradients import compute_dtype
@@ -26,8 +27,8 @@ from densevit.models.windows import WindowGrid, pad_map, window_grid
 
 PART_ELEMENTS = 2**22
 """Largest map of a part of the batch, in elements, for it to stay in a CPU's cache."""
-GPU_PART_ELEMENTS = 2**27
-"""The same on a GPU, for it to need little memory."""
+GPU_PART_BYTES = 2**28
+"""The same on a GPU, in bytes, for it to need little memory."""
 MAX_STEM_WIDTH, MAX_STEM_TAPS = 128, 64
 """Channels of the stem, and of an image nine times, that a GPU's kernel takes at once."""
 
@@ -109,22 +110,40 @@ def _parts(x: Tensor, out: Tensor, *, peak: int) -> Iterable[tuple[Tensor, Tenso
     """The batch in parts whose largest map, `peak` elements per image, is small; whole to a compiler (see `parts`)."""
     if torch.compiler.is_compiling():
         return [(x, out)]
-    images = max(1, (GPU_PART_ELEMENTS if on_gpu(x) else PART_ELEMENTS) // peak)
+    images = max(1, (GPU_PART_BYTES // x.element_size() if on_gpu(x) else PART_ELEMENTS) // peak)
     return zip(x.split(images), out.split(images), strict=True)
 
 
 def _mlp(mlp: DWMLP) -> Callable[[Tensor], Tensor]:
     """The DWMLP without its last bias."""
     before, (scale, shift) = mlp.expand.affine(), mlp.depthwise.affine()
-    weight = taps(mlp.depthwise.conv.weight) * scale
-    narrow, wide, stride = mlp.expand.conv.weight, mlp.project.weight, mlp.depthwise.stride
+    weight, stride = taps(mlp.depthwise.conv.weight) * scale, mlp.depthwise.stride
+    narrow, wide = mlp.expand.conv.weight, mlp.project.weight
 
     def run(x: Tensor) -> Tensor:
-        hidden = linear(x, narrow)
-        hidden = depthwise(hidden, weight, shift, before=before, stride=stride, act=True)
-        return linear(hidden, wide)
+        if torch.compiler.is_compiling():  # autocast does not reach into an operator
+            return infer_dwmlp(x, narrow.to(x.dtype), *before, weight, shift, wide.to(x.dtype), stride)
+        return infer_dwmlp(x, narrow, *before, weight, shift, wide, stride)
 
     return run
+
+
+@as_operator(
+    "(Tensor x, Tensor narrow, Tensor scale, Tensor shift, Tensor weight, Tensor bias, Tensor wide, int stride) "
+    "-> Tensor",
+    lambda x, narrow, scale, shift, weight, bias, wide, stride: x.new_empty(
+        x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), len(wide)
+    ),
+)
+def infer_dwmlp(
+    x: Tensor, narrow: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, wide: Tensor, stride: int
+) -> Tensor:
+    outputs = []
+    for part, _ in _parts(x, x, peak=x.shape[1] * x.shape[2] * len(narrow)):
+        hidden = linear(part, narrow)
+        hidden = depthwise(hidden, weight, bias, before=(scale, shift), stride=stride, act=True)
+        outputs.append(linear(hidden, wide))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def _attention(layer: HLGLayer, size: tuple[int, int]) -> Callable[[Tensor], None]:

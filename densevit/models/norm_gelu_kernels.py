@@ -12,8 +12,9 @@ from torch.autograd.function import once_differentiable
 
 from densevit.kernels.library import LANES, call, on_gpu, usable
 from densevit.kernels.maps import add_rows, affine_gelu, new_sums
+from densevit.kernels.operators import as_operator
 from densevit.kernels.pages import new_map, new_map_like
-from densevit.kernels.products import add_outer, multiply
+from densevit.kernels.products import add_outer, multiply, outer_dtype
 from densevit.models.conv_gradients import Step, conv_gradients, convolve, sum_of_parts
 
 PART_BYTES = 8 * 2**20
@@ -61,9 +62,17 @@ def by_gamma_and_beta(norm: Affine, sums: Tensor) -> tuple[Tensor, Tensor]:
 
 def linear(x: Tensor, norm: Affine, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A linear layer on GELU(norm(x))."""
+    return gelu_linear(x, norm.scale, norm.shift, weight, bias)
+
+
+@as_operator(
+    "(Tensor x, Tensor scale, Tensor shift, Tensor weight, Tensor? bias) -> Tensor",
+    lambda x, scale, shift, weight, bias: x.new_empty(*x.shape[:3], len(weight)),
+)
+def gelu_linear(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     out = new_map(*x.shape[:3], len(weight), like=x)
     for part, result in parts(x, out):
-        rows = affine_gelu(part, *norm[:2]).flatten(0, 2)
+        rows = affine_gelu(part, scale, shift).flatten(0, 2)
         multiply(rows, weight.t(), result.flatten(0, 2), bias=bias)
     return out
 
@@ -75,11 +84,27 @@ def linear_backward(
 
     `sums` (2, C) are added up for `norm_backward`.
     """
+    return gelu_linear_backward(x, *norm[:3], weight, grad, grad_x, sums)
+
+
+def _of_layer(weight: Tensor) -> tuple[Tensor, Tensor]:
+    dtype = outer_dtype(weight)
+    return torch.empty_like(weight, dtype=dtype), weight.new_empty(len(weight), dtype=dtype)
+
+
+@as_operator(
+    "(Tensor x, Tensor scale, Tensor shift, Tensor mean, Tensor weight, Tensor grad, Tensor(a!) grad_x, "
+    "Tensor(b!) sums) -> (Tensor, Tensor)",
+    lambda x, scale, shift, mean, weight, grad, grad_x, sums: _of_layer(weight),
+)
+def gelu_linear_backward(
+    x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, weight: Tensor, grad: Tensor, grad_x: Tensor, sums: Tensor
+) -> tuple[Tensor, Tensor]:
     by_weight = by_bias = None
     for part, grad_part, result in parts(x, grad, grad_x):
         rows, output, shape = grad_part.flatten(0, 2), new_map_like(part), (part[..., 0].numel(), part.shape[-1])
         multiply(rows, weight, result.view(shape))
-        call("gelu_backward", part, *norm[:3], result, output, sums, *shape)
+        call("gelu_backward", part, scale, shift, mean, result, output, sums, *shape)
         by_weight = add_outer(by_weight, rows, output.view(shape))
         by_bias = add_rows(by_bias, rows)
     assert by_weight is not None
@@ -91,6 +116,7 @@ def parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Equal parts of the batch, of all maps, with no more than `PART_BYTES` of `x` where an image has less.
 
     A compiler gets the batch whole: to it every part would be code of its own, and every number of parts a new graph.
+    Where maps are wide the loop is an operator, see `as_operator`.
     """
     count = 1 if torch.compiler.is_compiling() else -(-x.nbytes // (GPU_PART_BYTES if on_gpu(x) else PART_BYTES))
     if count <= 1:
@@ -114,9 +140,7 @@ class NormGeluConv(torch.autograd.Function):
             return affine_gelu(x, *norm[:2]).permute(0, 3, 1, 2)
         if weight.dim() == 2:
             return linear(x, norm, weight, bias).permute(0, 3, 1, 2)
-        normed = (affine_gelu(part, *norm[:2]).permute(0, 3, 1, 2) for (part,) in parts(x))
-        outputs = [convolve(part, weight, bias, step.stride) for part in normed]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return gelu_conv(x, norm.scale, norm.shift, weight, bias, step.stride).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
@@ -127,7 +151,8 @@ class NormGeluConv(torch.autograd.Function):
         if weight is not None and weight.dim() == 2:
             by_weight, by_bias = linear_backward(x, norm, weight, grad, grad_x, sums)
         elif weight is not None:
-            by_weight, by_bias = _conv_backward(ctx, x, norm, weight, grad, grad_x, sums)
+            of_conv = (ctx.has_bias, ctx.stride)
+            by_weight, by_bias = gelu_conv_backward(x, *norm[:3], weight, grad, grad_x, sums, *of_conv)
         else:
             grad_x.copy_(grad)
             call("gelu_backward", x, *norm[:3], grad_x, None, sums, x[..., 0].numel(), x.shape[-1])
@@ -136,21 +161,44 @@ class NormGeluConv(torch.autograd.Function):
         return grad_x, *by_norm, by_weight, by_bias if ctx.has_bias else None, None
 
 
-def _conv_backward(
-    ctx: Any, x: Tensor, norm: Affine, weight: Tensor, grad: Tensor, grad_x: Tensor, sums: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """As `linear_backward`, of a convolution."""
+@as_operator(
+    "(Tensor x, Tensor scale, Tensor shift, Tensor weight, Tensor? bias, int stride) -> Tensor",
+    lambda x, scale, shift, weight, bias, stride: x.new_empty(
+        x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), len(weight)
+    ),
+)
+def gelu_conv(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """A convolution on GELU(norm(x)): (B, H, W, C) -> (B, H', W', C')."""
+    normed = (affine_gelu(part, scale, shift).permute(0, 3, 1, 2) for (part,) in parts(x))
+    outputs = [convolve(part, weight, bias, stride).permute(0, 2, 3, 1).contiguous() for part in normed]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+@as_operator(
+    "(Tensor x, Tensor scale, Tensor shift, Tensor mean, Tensor weight, Tensor grad, Tensor(a!) grad_x, "
+    "Tensor(b!) sums, bool has_bias, int stride) -> (Tensor, Tensor)",
+    lambda x, scale, shift, mean, weight, grad, grad_x, sums, has_bias, stride: (
+        weight.new_empty(weight.shape),
+        weight.new_empty(len(weight) if has_bias else 0),
+    ),
+)
+def gelu_conv_backward(
+    x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, weight: Tensor, grad: Tensor, grad_x: Tensor, sums: Tensor,
+    has_bias: bool, stride: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """As `linear_backward`, of a convolution; without a bias its gradient is empty."""
     by_weight, by_bias = [], []
     for part, grad_part, result in parts(x, grad, grad_x):
         grads = conv_gradients(
             grad_part.permute(0, 3, 1, 2),
-            affine_gelu(part, *norm[:2]).permute(0, 3, 1, 2),
+            affine_gelu(part, scale, shift).permute(0, 3, 1, 2),
             weight,
-            has_bias=ctx.has_bias,
-            stride=ctx.stride,
+            has_bias=has_bias,
+            stride=stride,
         )
         result.copy_(grads[0].permute(0, 2, 3, 1))
-        call("gelu_backward", part, *norm[:3], result, None, sums, part[..., 0].numel(), part.shape[-1])
+        call("gelu_backward", part, scale, shift, mean, result, None, sums, part[..., 0].numel(), part.shape[-1])
         by_weight.append(grads[1])
         by_bias.append(grads[2])
-    return sum_of_parts(by_weight), sum_of_parts(by_bias) if ctx.has_bias else None
+    of_bias = sum_of_parts(by_bias) if has_bias else weight.new_empty(0)
+    return sum_of_parts(by_weight).contiguous(), of_bias

@@ -1,0 +1,83 @@
+"""A convolution of a (B, H, W, C) map as an operator, for a compiler alone.
+
+Where PyTorch's compiler sees a convolution on a CPU it lays out all that follows for (B, C, H, W) maps, and takes the
+second dimension for channels: maps of this package were turned around and back, up to four copies of each.
+
+Shapes: B batch, H W map, C channels; maps are (B, H, W, C), contiguous.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from densevit.kernels.library import usable
+from densevit.kernels.operators import as_operator
+from densevit.models.conv_gradients import compute_dtype, conv_gradients, convolve
+
+
+def takes(x: Tensor, conv: nn.Module) -> bool:
+    """Whether `map_conv` takes this map and module, which the caller has found to be untouched."""
+    return (
+        torch.compiler.is_compiling()
+        and type(conv) is nn.Conv2d
+        and conv.dilation == (1, 1)
+        and conv.stride[0] == conv.stride[1]
+        and conv.kernel_size[0] == conv.kernel_size[1]
+        and conv.padding == (conv.kernel_size[0] // 2,) * 2
+        and usable(x, conv.weight)
+    )
+
+
+def map_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """(B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), C') with `weight` (C', C / groups, k, k), k odd."""
+    return _MapConv.apply(x.to(compute_dtype(x)).contiguous(), weight, bias, stride)
+
+
+class _MapConv(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.has_bias = stride, bias is not None
+        return conv_forward(x, weight, bias, stride)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        needs_x, has_bias = ctx.needs_input_grad[0], ctx.has_bias
+        of_x, of_weight, of_bias = conv_backward(grad.contiguous(), x, weight, ctx.stride, needs_x, has_bias)
+        return of_x if needs_x else None, of_weight, of_bias if has_bias else None, None
+
+
+@as_operator(
+    "(Tensor x, Tensor weight, Tensor? bias, int stride) -> Tensor",
+    lambda x, weight, bias, stride: x.new_empty(
+        x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), len(weight)
+    ),
+)
+def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    return convolve(x.permute(0, 3, 1, 2), weight, bias, stride).permute(0, 2, 3, 1).contiguous()
+
+
+@as_operator(
+    "(Tensor grad, Tensor x, Tensor weight, int stride, bool needs_x, bool has_bias) -> (Tensor, Tensor, Tensor)",
+    lambda grad, x, weight, stride, needs_x, has_bias: (
+        torch.empty_like(x) if needs_x else x.new_empty(0),
+        weight.new_empty(weight.shape),
+        weight.new_empty(len(weight) if has_bias else 0),
+    ),
+)
+def conv_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, needs_x: bool, has_bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients by input, weight and bias; empty where they are not wanted."""
+    maps = grad.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2)
+    of_x, of_weight, of_bias = conv_gradients(*maps, weight, has_bias=has_bias, stride=stride, needs_x=needs_x)
+    return (
+        of_x.permute(0, 2, 3, 1).contiguous() if needs_x else x.new_empty(0),
+        of_weight.contiguous(),
+        of_bias if has_bias else weight.new_empty(0),
+    )
