@@ -62,6 +62,11 @@ def add_norm_(x: Tensor, y: Tensor, norm: nn.LayerNorm) -> None:
     call("add_norm", x, y, norm.weight, norm.bias, x, y, *_rows(x), float(norm.eps))
 
 
+def conv_shape(x: Tensor, channels: int, stride: int) -> tuple[int, int, int, int]:
+    """Of what a convolution that pads by half its kernel makes of a map."""
+    return x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), channels
+
+
 def depthwise(
     x: Tensor,
     weight: Tensor,
@@ -80,7 +85,7 @@ def depthwise(
     assert x.is_contiguous()
     assert addend is None or addend.is_contiguous()
     B, H, W, C = x.shape
-    out = new_map(B, -(-H // stride), -(-W // stride), weight.shape[1], like=x)
+    out = new_map(*conv_shape(x, weight.shape[1], stride), like=x)
     scale, shift = before or (None, None)
     call("depthwise", x, scale, shift, weight, bias, addend, out, B, H, W, C, stride, int(act))
     return out

@@ -69,10 +69,14 @@ def register(run: Callable[..., None]) -> None:
 
 
 def register_new_map(new_map: Callable[..., Tensor]) -> None:
-    """`torch.ops.densevit.new_map(shape, like)`: what is compiled takes its large maps from kept memory too."""
-    torch.library.define("densevit::new_map", "(SymInt[] shape, Tensor like) -> Tensor")
-    torch.library.impl("densevit::new_map", "CPU", lambda shape, like: new_map(*shape, like=like))
-    torch.library.register_fake("densevit::new_map", lambda shape, like: like.new_empty(shape))
+    """On a CPU `torch.ops.densevit.new_map(shape, dtype)`: what is compiled takes its maps from kept memory too."""
+    torch.library.define("densevit::new_map", "(SymInt[] shape, ScalarType dtype) -> Tensor")
+    torch.library.impl(
+        "densevit::new_map",
+        "CompositeExplicitAutograd",
+        lambda shape, dtype: new_map(*shape, like=torch.empty(0, dtype=dtype)),
+    )
+    torch.library.register_fake("densevit::new_map", lambda shape, dtype: torch.empty(shape, dtype=dtype))
 
 
 def as_operator(schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -27,7 +27,7 @@ def new_map(*shape: int, like: Tensor) -> Tensor:
     if not like.is_cpu:
         return like.new_empty(shape)
     if torch.compiler.is_compiling():
-        return torch.ops.densevit.new_map(shape, like)
+        return torch.ops.densevit.new_map(shape, like.dtype)
     count = math.prod(shape)
     size = count * like.element_size()
     if size < LARGE_BYTES:

@@ -27,6 +27,8 @@ from densevit.models.hlg_arguments import (
 from densevit.models.hlg_kernels import infer_layer, infer_stem, takes_layer, takes_stem
 from densevit.models.hlg_layer import HLGLayer
 from densevit.models.hlg_train_kernels import takes_training, train_layer
+from densevit.models.infer_blocks import infer_blocks
+from densevit.models.infer_blocks import takes as takes_blocks
 
 STRIDES = (4, 8, 16, 32)
 
@@ -158,14 +160,20 @@ class HLG(nn.Module):
 
     def _layers(self, x: Tensor, stage: int) -> Tensor:
         if stage == 0:
-            takes = type(self.stem) is Stem and takes_stem(self.stem, x)
-            x = infer_stem(self.stem, x) if takes else in_cached_parts(self.stem, x, peak=self.stem.peak(x))
+            x = self._stemmed(x)
         for layer in cast(Iterable[HLGLayer], self.stages[stage]):
             if self.grad_checkpointing and self.training and torch.is_grad_enabled():
                 x = checkpointed(_run, layer, x)
             else:
                 x = _run(layer, x)
         return x
+
+    def _stemmed(self, x: Tensor) -> Tensor:
+        if type(self.stem) is Stem and takes_stem(self.stem, x):
+            return infer_stem(self.stem, x)
+        if type(self.stem) is Stem and takes_blocks(self.stem, x):
+            return infer_blocks(self.stem, x, peak=self.stem.peak(x))
+        return in_cached_parts(self.stem, x, peak=self.stem.peak(x))
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) -> the last map, normed, (B, C, H / 32, W / 32)."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from densevit.kernels import attention as kernels
 from densevit.kernels.library import LANES, call, on_gpu, usable
-from densevit.kernels.maps import add_gelu_norm_, add_norm_, depthwise, norm_add, taps
+from densevit.kernels.maps import add_gelu_norm_, add_norm_, conv_shape, depthwise, norm_add, taps
 from densevit.kernels.operators import as_operator
 from densevit.kernels.products import linear, multiply
 from densevit.models.attention import window_biases
@@ -63,12 +63,10 @@ def plain(layer: HLGLayer, *, training: bool, found: list[Tensor]) -> bool:
 
 def infer_layer(layer: HLGLayer, x: Tensor) -> Tensor:
     """layer(x) where `takes_layer` says so."""
-    B, H, W, _ = x.shape
-    stride = layer.mlp.depthwise.stride
     x = x.to(compute_dtype(x)).contiguous()
-    out = x.new_empty(B, -(-H // stride), -(-W // stride), layer.norm1.normalized_shape[0])
+    out = x.new_empty(conv_shape(x, layer.norm1.normalized_shape[0], layer.mlp.depthwise.stride))
     mlp, finish = _mlp(layer.mlp), _attention(layer, (out.shape[1], out.shape[2]))
-    for part, result in _parts(x, out, peak=H * W * layer.mlp.expand.dim):
+    for part, result in _parts(x, out, peak=x.shape[1] * x.shape[2] * layer.mlp.expand.dim):
         shortcut = part if layer.shortcut is None else layer.shortcut(part).contiguous()
         norm_add(mlp(part), layer.mlp.project.bias, layer.norm1, shortcut, result)
         finish(result)
@@ -110,8 +108,12 @@ def _parts(x: Tensor, out: Tensor, *, peak: int) -> Iterable[tuple[Tensor, Tenso
     """The batch in parts whose largest map, `peak` elements per image, is small; whole to a compiler (see `parts`)."""
     if torch.compiler.is_compiling():
         return [(x, out)]
-    images = max(1, (GPU_PART_BYTES // x.element_size() if on_gpu(x) else PART_ELEMENTS) // peak)
+    images = _images_at_once(x, peak=peak)
     return zip(x.split(images), out.split(images), strict=True)
+
+
+def _images_at_once(x: Tensor, *, peak: int) -> int:
+    return max(1, (GPU_PART_BYTES // x.element_size() if on_gpu(x) else PART_ELEMENTS) // peak)
 
 
 def _mlp(mlp: DWMLP) -> Callable[[Tensor], Tensor]:
@@ -131,15 +133,14 @@ def _mlp(mlp: DWMLP) -> Callable[[Tensor], Tensor]:
 @as_operator(
     "(Tensor x, Tensor narrow, Tensor scale, Tensor shift, Tensor weight, Tensor bias, Tensor wide, int stride) "
     "-> Tensor",
-    lambda x, narrow, scale, shift, weight, bias, wide, stride: x.new_empty(
-        x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), len(wide)
-    ),
+    lambda x, narrow, scale, shift, weight, bias, wide, stride: x.new_empty(conv_shape(x, len(wide), stride)),
 )
 def infer_dwmlp(
     x: Tensor, narrow: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, wide: Tensor, stride: int
 ) -> Tensor:
+    """What `_mlp` runs; `weight` (9, C) is that of convolution and norm, `scale` and `shift` are the first norm's."""
     outputs = []
-    for part, _ in _parts(x, x, peak=x.shape[1] * x.shape[2] * len(narrow)):
+    for part in x.split(_images_at_once(x, peak=x.shape[1] * x.shape[2] * len(narrow))):
         hidden = linear(part, narrow)
         hidden = depthwise(hidden, weight, bias, before=(scale, shift), stride=stride, act=True)
         outputs.append(linear(hidden, wide))

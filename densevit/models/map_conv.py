@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from densevit.kernels.library import usable
+from densevit.kernels.maps import conv_shape
 from densevit.kernels.operators import as_operator
 from densevit.models.conv_gradients import compute_dtype, conv_gradients, convolve
 
@@ -54,9 +55,7 @@ class _MapConv(torch.autograd.Function):
 
 @as_operator(
     "(Tensor x, Tensor weight, Tensor? bias, int stride) -> Tensor",
-    lambda x, weight, bias, stride: x.new_empty(
-        x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), len(weight)
-    ),
+    lambda x, weight, bias, stride: x.new_empty(conv_shape(x, len(weight), stride)),
 )
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     return convolve(x.permute(0, 3, 1, 2), weight, bias, stride).permute(0, 2, 3, 1).contiguous()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from densevit.kernels.library import LANES, call, on_gpu, usable
-from densevit.kernels.maps import add_rows, affine_gelu, new_sums
+from densevit.kernels.maps import add_rows, affine_gelu, conv_shape, new_sums
 from densevit.kernels.operators import as_operator
 from densevit.kernels.pages import new_map, new_map_like
 from densevit.kernels.products import add_outer, multiply, outer_dtype
@@ -163,9 +163,7 @@ class NormGeluConv(torch.autograd.Function):
 
 @as_operator(
     "(Tensor x, Tensor scale, Tensor shift, Tensor weight, Tensor? bias, int stride) -> Tensor",
-    lambda x, scale, shift, weight, bias, stride: x.new_empty(
-        x.shape[0], -(-x.shape[1] // stride), -(-x.shape[2] // stride), len(weight)
-    ),
+    lambda x, scale, shift, weight, bias, stride: x.new_empty(conv_shape(x, len(weight), stride)),
 )
 def gelu_conv(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     """A convolution on GELU(norm(x)): (B, H, W, C) -> (B, H', W', C')."""
