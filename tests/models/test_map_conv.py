@@ -1,0 +1,61 @@
+"""A compiled convolution of a map is one operator, with the gradients of PyTorch's own."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from densevit.kernels import library
+from densevit.models.conv_norm import ConvNorm
+from densevit.models.map_conv import takes
+
+pytestmark = pytest.mark.skipif(library.library() is None, reason="no compiler for the kernels")
+
+
+def compiled(module):
+    """The module compiled without breaks, and the code of its graphs."""
+    code = []
+
+    def backend(graph, inputs):
+        code.extend(part.code for part in graph.modules() if hasattr(part, "code"))
+        return torch._dynamo.backends.registry.lookup_backend("aot_eager")(graph, inputs)
+
+    torch._dynamo.reset()
+    return torch.compile(module, backend=backend, fullgraph=True), code
+
+
+@pytest.mark.parametrize("of_input", [False, True])
+@pytest.mark.parametrize(("stride", "groups", "bias"), [(2, 1, False), (1, 1, True), (2, 16, True)])
+def test_a_convolution_and_its_gradients(stride, groups, bias, of_input):
+    torch.manual_seed(0)
+    block = ConvNorm(16, 16, kernel_size=3, stride=stride, groups=groups, bias=bias)
+    ours, code = compiled(copy.deepcopy(block))
+    images, results = torch.randn(2, 7, 6, 16), []
+    for module in (ours, block):
+        x = images.clone().requires_grad_(of_input)
+        output = module(x)
+        output.square().sum().backward()
+        results.append([output, *(p.grad for p in module.parameters()), *([x.grad] if of_input else [])])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    assert "densevit.conv_forward" in " ".join(code)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(8, 8, 3, padding=1, dilation=2),
+        nn.Conv2d(8, 8, 3, padding=0),
+        nn.Conv2d(8, 8, 3, padding="same"),
+        nn.Conv2d(8, 8, (3, 1), padding=(1, 0)),
+        nn.Conv2d(8, 8, 3, padding=1, stride=(1, 2)),
+        nn.Linear(8, 8),
+    ],
+)
+def test_other_convolutions_are_left_alone(conv, monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr("densevit.models.map_conv.usable", lambda *_: True)
+    x = torch.zeros(1, 6, 5, 8)
+    assert takes(x, nn.Conv2d(8, 8, 3, padding=1))
+    assert not takes(x, conv)
