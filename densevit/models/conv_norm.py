@@ -139,7 +139,7 @@ class ConvNorm(nn.Module):
             return depthwise_conv(x, weight, bias, self.stride)
         if isinstance(conv, nn.Linear) and weight.dim() == 2:
             return linear(x, weight, bias)
-        if takes_conv(x, conv):
+        if takes_conv(x, conv, self.stride):
             return map_conv(x, weight, bias, self.stride)
         x = x.permute(0, 3, 1, 2)
         if isinstance(conv, nn.Linear):  # a 1x1 convolution, see `_fold`

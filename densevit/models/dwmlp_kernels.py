@@ -6,6 +6,7 @@ of the matrix products beside it, and the two maps are the widest of the layer.
 Shapes: B batch, H W map, C channels; maps are (B, H, W, C), contiguous.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -95,26 +96,23 @@ class _TrainDWMLP(torch.autograd.Function):
         places = (*first.shape, ctx.stride)
         call("depthwise_backward", first, *norm1[:3], weight, grad_second, grad_first, of_conv, *places)
         sums1, of_kernel = of_conv[10:], of_conv[:9].t().reshape(kernel.shape)
-        norm1_parts = (norm1.scale, norm1.mean, norm1.inverse_std)
-        grad_x, of_expand = linear_norm_backward(x, expand, first, *norm1_parts, sums1, grad_first)
+        grad_x, of_expand = linear_norm_backward(x, expand, first, list(norm1), sums1, grad_first)
         by_norm1, by_norm2 = by_gamma_and_beta(norm1, sums1), by_gamma_and_beta(norm2, sums2)
         # a bias before a norm that takes off the mean changes nothing
         return grad_x, None, of_expand, zeros[0], *by_norm1, of_kernel, zeros[1], *by_norm2, *of_project
 
 
 @as_operator(
-    "(Tensor x, Tensor weight, Tensor first, Tensor scale, Tensor mean, Tensor inverse_std, Tensor sums, "
-    "Tensor(a!) grad) -> (Tensor, Tensor)",
+    "(Tensor x, Tensor weight, Tensor first, Tensor[] norm, Tensor sums, Tensor(a!) grad) -> (Tensor, Tensor)",
     lambda x, weight, *_: (torch.empty_like(x), torch.empty_like(weight, dtype=outer_dtype(weight))),
 )
 def linear_norm_backward(
-    x: Tensor, weight: Tensor, first: Tensor, scale: Tensor, mean: Tensor, inverse_std: Tensor, sums: Tensor,
-    grad: Tensor,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    x: Tensor, weight: Tensor, first: Tensor, norm: Sequence[Tensor], sums: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
     """Gradients of norm(linear(x)) by `x` and the weight, from `grad`, that by its output, which is lost."""
-    norm, grad_x, by_weight = Affine(scale, mean, mean, inverse_std), new_map_like(x), None
+    grad_x, by_weight = new_map_like(x), None
     for grad_part, first_part, x_part, result in parts(grad, first, x, grad_x):
-        norm_backward(first_part, norm, sums, grad_part, grad_part, cells=first[..., 0].numel())
+        norm_backward(first_part, Affine(*norm), sums, grad_part, grad_part, cells=first[..., 0].numel())
         rows = grad_part.flatten(0, 2)
         multiply(rows, weight, result.flatten(0, 2))
         by_weight = add_outer(by_weight, rows, x_part.flatten(0, 2))

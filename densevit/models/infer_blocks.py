@@ -22,6 +22,7 @@ from densevit.models.map_conv import takes as takes_conv
 from densevit.models.untouched import untouched
 
 GPU_PART_BYTES = 2**28
+"""Of the largest map of a part of the batch, on a GPU."""
 
 
 def takes(blocks: nn.Sequential, x: Tensor) -> bool:
@@ -35,7 +36,7 @@ def takes(blocks: nn.Sequential, x: Tensor) -> bool:
 
 
 def _fits(block: ConvNorm, x: Tensor) -> bool:
-    own = type(block.conv) is nn.Linear or takes_conv(x, block.conv)
+    own = type(block.conv) is nn.Linear or takes_conv(x, block.conv, block.stride)
     return own and block.act and block.dim % LANES == 0 and block.conv.bias is None
 
 

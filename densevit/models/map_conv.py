@@ -18,13 +18,13 @@ from densevit.kernels.operators import as_operator
 from densevit.models.conv_gradients import compute_dtype, conv_gradients, convolve
 
 
-def takes(x: Tensor, conv: nn.Module) -> bool:
+def takes(x: Tensor, conv: nn.Module, stride: int) -> bool:
     """Whether `map_conv` takes this map and module, which the caller has found to be untouched."""
     return (
         torch.compiler.is_compiling()
         and type(conv) is nn.Conv2d
         and conv.dilation == (1, 1)
-        and conv.stride[0] == conv.stride[1]
+        and conv.stride == (stride, stride)
         and conv.kernel_size[0] == conv.kernel_size[1]
         and conv.padding == (conv.kernel_size[0] // 2,) * 2
         and usable(x, conv.weight)

@@ -57,5 +57,5 @@ def test_other_convolutions_are_left_alone(conv, monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     monkeypatch.setattr("densevit.models.map_conv.usable", lambda *_: True)
     x = torch.zeros(1, 6, 5, 8)
-    assert takes(x, nn.Conv2d(8, 8, 3, padding=1))
-    assert not takes(x, conv)
+    assert takes(x, nn.Conv2d(8, 8, 3, padding=1), 1)
+    assert not takes(x, conv, 1)
