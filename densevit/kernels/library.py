@@ -25,7 +25,7 @@ from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
 from densevit.kernels.batch_norm import batch_norm
 from densevit.kernels.operators import register, register_new_map
-from densevit.kernels.pages import new_map
+from densevit.kernels.pages import kept_map
 
 SOURCE = Path(__file__).parent / "source"
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
@@ -205,4 +205,4 @@ def _build(compiler: str, path: Path) -> None:
 
 
 register(_run)
-register_new_map(new_map)
+register_new_map(kept_map)

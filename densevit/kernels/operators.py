@@ -3,7 +3,7 @@
 What a kernel writes into is marked (a!) in its schema; everything else it only reads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any
 
@@ -68,21 +68,17 @@ def register(run: Callable[..., None]) -> None:
         torch.library.register_fake(f"densevit::{name}", lambda *_: None)
 
 
-def register_new_map(new_map: Callable[..., Tensor]) -> None:
+def register_new_map(kept_map: Callable[[Sequence[int], torch.dtype], Tensor]) -> None:
     """On a CPU `torch.ops.densevit.new_map(shape, dtype)`: what is compiled takes its maps from kept memory too."""
     torch.library.define("densevit::new_map", "(SymInt[] shape, ScalarType dtype) -> Tensor")
-    torch.library.impl(
-        "densevit::new_map",
-        "CompositeExplicitAutograd",
-        lambda shape, dtype: new_map(*shape, like=torch.empty(0, dtype=dtype)),
-    )
-    torch.library.register_fake("densevit::new_map", lambda shape, dtype: torch.empty(shape, dtype=dtype))
+    torch.library.impl("densevit::new_map", "CompositeExplicitAutograd", kept_map)
+    torch.library.register_fake("densevit::new_map", lambda shape, dtype: torch.empty(shape, dtype=dtype, device="cpu"))
 
 
 def as_operator(schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A function that takes a batch in parts is one operator to a compiler, which would write out every part.
 
-    `schema` is that of `torch.library`, `fake` gives empty results of the same shapes and types.
+    `schema` is that of `torch.library`, `fake` gives empty results of the same shapes, strides and types.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:

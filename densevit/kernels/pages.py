@@ -10,6 +10,7 @@ import mmap
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -28,13 +29,18 @@ def new_map(*shape: int, like: Tensor) -> Tensor:
         return like.new_empty(shape)
     if torch.compiler.is_compiling():
         return torch.ops.densevit.new_map(shape, like.dtype)
+    return kept_map(shape, like.dtype)
+
+
+def kept_map(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """As `new_map` on a CPU, whether another thread compiles or not."""
     count = math.prod(shape)
-    size = count * like.element_size()
-    if size < LARGE_BYTES:
-        return like.new_empty(shape)
-    memory = _memory()
+    size = count * dtype.itemsize
+    memory = _memory() if size >= LARGE_BYTES else None
     view = None if memory is None else memory.take(size)
-    return like.new_empty(shape) if view is None else torch.frombuffer(view, dtype=like.dtype, count=count).view(shape)
+    if view is None:
+        return torch.empty(shape, dtype=dtype, device="cpu")
+    return torch.frombuffer(view, dtype=dtype, count=count).view(shape)
 
 
 def new_map_like(x: Tensor) -> Tensor:

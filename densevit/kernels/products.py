@@ -73,7 +73,7 @@ def add_outer(total: Tensor | None, rows: Tensor, x: Tensor) -> Tensor:
 
 
 def outer_dtype(x: Tensor) -> torch.dtype:
-    """Of what `add_outer` gives, where nothing is compiled."""
+    """Of what `add_outer` gives where it runs, or an operator that calls it."""
     return torch.float32 if x.device.type == "cuda" and x.dtype == torch.bfloat16 else x.dtype
 
 

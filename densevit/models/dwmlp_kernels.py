@@ -104,7 +104,7 @@ class _TrainDWMLP(torch.autograd.Function):
 
 @as_operator(
     "(Tensor x, Tensor weight, Tensor first, Tensor[] norm, Tensor sums, Tensor(a!) grad) -> (Tensor, Tensor)",
-    lambda x, weight, *_: (torch.empty_like(x), torch.empty_like(weight, dtype=outer_dtype(weight))),
+    lambda x, weight, *_: (torch.empty_like(x), weight.new_empty(weight.shape, dtype=outer_dtype(weight))),
 )
 def linear_norm_backward(
     x: Tensor, weight: Tensor, first: Tensor, norm: Sequence[Tensor], sums: Tensor, grad: Tensor

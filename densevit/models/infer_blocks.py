@@ -18,7 +18,7 @@ from densevit.kernels.operators import as_operator
 from densevit.kernels.products import linear
 from densevit.models.conv_gradients import compute_dtype, convolve
 from densevit.models.conv_norm import CACHED_ELEMENTS, ConvNorm
-from densevit.models.map_conv import takes as takes_conv
+from densevit.models.map_conv import keeps_size as takes_conv
 from densevit.models.untouched import untouched
 
 GPU_PART_BYTES = 2**28
@@ -32,11 +32,12 @@ def takes(blocks: nn.Sequential, x: Tensor) -> bool:
         return False
     if not untouched(blocks, training=False, found=weights) or not usable(x, *weights):
         return False
-    return all(_fits(block, x) for block in cast(list[ConvNorm], list(blocks)))
+    return all(_fits(block) for block in cast(list[ConvNorm], list(blocks)))
 
 
-def _fits(block: ConvNorm, x: Tensor) -> bool:
-    own = type(block.conv) is nn.Linear or takes_conv(x, block.conv, block.stride)
+def _fits(block: ConvNorm) -> bool:
+    linear_layer = type(block.conv) is nn.Linear and block.stride == 1
+    own = linear_layer or takes_conv(block.conv, block.stride)
     return own and block.act and block.dim % LANES == 0 and block.conv.bias is None
 
 

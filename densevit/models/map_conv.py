@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from densevit.kernels.library import usable
 from densevit.kernels.maps import conv_shape
@@ -20,37 +19,24 @@ from densevit.models.conv_gradients import compute_dtype, conv_gradients, convol
 
 def takes(x: Tensor, conv: nn.Module, stride: int) -> bool:
     """Whether `map_conv` takes this map and module, which the caller has found to be untouched."""
-    return (
-        torch.compiler.is_compiling()
-        and type(conv) is nn.Conv2d
-        and conv.dilation == (1, 1)
-        and conv.stride == (stride, stride)
-        and conv.kernel_size[0] == conv.kernel_size[1]
-        and conv.padding == (conv.kernel_size[0] // 2,) * 2
-        and usable(x, conv.weight)
-    )
+    if not torch.compiler.is_compiling() or type(conv) is not nn.Conv2d or conv.in_channels != x.shape[-1]:
+        return False
+    has_tangents = torch.autograd.forward_ad._current_level >= 0  # to those the operator is a constant
+    return keeps_size(conv, stride) and not has_tangents and usable(x, conv.weight)
+
+
+def keeps_size(conv: nn.Module, stride: int) -> bool:
+    """Whether it is a convolution with an odd kernel that keeps a map's size but for this stride."""
+    if type(conv) is not nn.Conv2d or conv.dilation != (1, 1) or conv.stride != (stride, stride):
+        return False
+    size = conv.kernel_size[0]
+    return conv.kernel_size[1] == size and size % 2 == 1 and conv.padding == (size // 2, size // 2)
 
 
 def map_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     """(B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), C') with `weight` (C', C / groups, k, k), k odd."""
-    return _MapConv.apply(x.to(compute_dtype(x)).contiguous(), weight, bias, stride)
-
-
-class _MapConv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-        weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
-        ctx.save_for_backward(x, weight)
-        ctx.stride, ctx.has_bias = stride, bias is not None
-        return conv_forward(x, weight, bias, stride)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        needs_x, has_bias = ctx.needs_input_grad[0], ctx.has_bias
-        of_x, of_weight, of_bias = conv_backward(grad.contiguous(), x, weight, ctx.stride, needs_x, has_bias)
-        return of_x if needs_x else None, of_weight, of_bias if has_bias else None, None
+    x = x.to(compute_dtype(x)).contiguous()
+    return conv_forward(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride)
 
 
 @as_operator(
@@ -80,3 +66,19 @@ def conv_backward(
         of_weight.contiguous(),
         of_bias if has_bias else weight.new_empty(0),
     )
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, int], output: Tensor) -> None:
+    x, weight, bias, ctx.stride = inputs
+    ctx.save_for_backward(x, weight)
+    ctx.has_bias = bias is not None
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight = ctx.saved_tensors
+    needs_x = ctx.needs_input_grad[0]
+    gradients = torch.ops.densevit.conv_backward(grad.contiguous(), x, weight, ctx.stride, needs_x, ctx.has_bias)
+    return gradients[0] if needs_x else None, gradients[1], gradients[2] if ctx.has_bias else None, None
+
+
+torch.library.register_autograd("densevit::conv_forward", _backward, setup_context=_keep)

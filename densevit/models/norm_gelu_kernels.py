@@ -89,7 +89,7 @@ def linear_backward(
 
 def _of_layer(weight: Tensor) -> tuple[Tensor, Tensor]:
     dtype = outer_dtype(weight)
-    return torch.empty_like(weight, dtype=dtype), weight.new_empty(len(weight), dtype=dtype)
+    return weight.new_empty(weight.shape, dtype=dtype), weight.new_empty(len(weight), dtype=dtype)
 
 
 @as_operator(
@@ -176,15 +176,15 @@ def gelu_conv(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Ten
     "(Tensor x, Tensor scale, Tensor shift, Tensor mean, Tensor weight, Tensor grad, Tensor(a!) grad_x, "
     "Tensor(b!) sums, bool has_bias, int stride) -> (Tensor, Tensor)",
     lambda x, scale, shift, mean, weight, grad, grad_x, sums, has_bias, stride: (
-        weight.new_empty(weight.shape),
-        weight.new_empty(len(weight) if has_bias else 0),
+        weight.new_empty(weight.shape, dtype=torch.float32),
+        weight.new_empty(len(weight) if has_bias else 0, dtype=torch.float32),
     ),
 )
 def gelu_conv_backward(
     x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, weight: Tensor, grad: Tensor, grad_x: Tensor, sums: Tensor,
     has_bias: bool, stride: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """As `linear_backward`, of a convolution; without a bias its gradient is empty."""
+    """As `linear_backward`, of a convolution, in float32; without a bias its gradient is empty."""
     by_weight, by_bias = [], []
     for part, grad_part, result in parts(x, grad, grad_x):
         grads = conv_gradients(
@@ -199,4 +199,4 @@ def gelu_conv_backward(
         by_weight.append(grads[1])
         by_bias.append(grads[2])
     of_bias = sum_of_parts(by_bias) if has_bias else weight.new_empty(0)
-    return sum_of_parts(by_weight).contiguous(), of_bias
+    return sum_of_parts(by_weight).float().contiguous(), of_bias.float()

@@ -111,6 +111,12 @@ def test_a_loop_over_parts_is_an_operator(name, images, monkeypatch):
     )
 
 
+def test_a_new_map_while_another_thread_compiles(monkeypatch):
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    x = torch.ops.densevit.new_map((2, 3), torch.bfloat16)
+    assert (x.shape, x.dtype, x.device.type) == ((2, 3), torch.bfloat16, "cpu")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 def test_one_graph_for_all_batches(training, monkeypatch):

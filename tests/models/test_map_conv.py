@@ -50,6 +50,8 @@ def test_a_convolution_and_its_gradients(stride, groups, bias, of_input):
         nn.Conv2d(8, 8, 3, padding="same"),
         nn.Conv2d(8, 8, (3, 1), padding=(1, 0)),
         nn.Conv2d(8, 8, 3, padding=1, stride=(1, 2)),
+        nn.Conv2d(8, 8, 4, padding=2),
+        nn.Conv2d(4, 8, 3, padding=1),
         nn.Linear(8, 8),
     ],
 )
@@ -59,3 +61,21 @@ def test_other_convolutions_are_left_alone(conv, monkeypatch):
     x = torch.zeros(1, 6, 5, 8)
     assert takes(x, nn.Conv2d(8, 8, 3, padding=1), 1)
     assert not takes(x, conv, 1)
+
+
+@pytest.mark.parametrize("transform", ["grad", "jvp", "vmap"])
+def test_under_transforms(transform):
+    torch.manual_seed(0)
+    block, x = ConvNorm(8, 16, kernel_size=3, stride=2).eval(), torch.randn(2, 6, 5, 8)
+    parameters = dict(block.named_parameters())
+
+    def loss(parameters, x):
+        return torch.func.functional_call(block, parameters, (x,)).square().sum()
+
+    run = {
+        "grad": lambda x: torch.func.grad(loss)(parameters, x)["conv.weight"],
+        "jvp": lambda x: torch.func.jvp(lambda x: loss(parameters, x), (x,), (torch.ones_like(x),))[1],
+        "vmap": lambda x: torch.func.vmap(lambda x: loss(parameters, x[None]))(x),
+    }[transform]
+    torch._dynamo.reset()
+    torch.testing.assert_close(torch.compile(run, backend="aot_eager")(x), run(x), rtol=1e-4, atol=1e-3)
