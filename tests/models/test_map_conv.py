@@ -63,6 +63,7 @@ def test_other_convolutions_are_left_alone(conv, monkeypatch):
     assert not takes(x, conv, 1)
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.11."), reason="torch 2.11 refuses our operator there, and says so")
 @pytest.mark.parametrize("transform", ["grad", "jvp", "vmap"])
 def test_under_transforms(transform):
     torch.manual_seed(0)
