@@ -18,11 +18,9 @@ from densevit.kernels.operators import as_operator
 from densevit.kernels.products import linear
 from densevit.models.conv_gradients import compute_dtype, convolve
 from densevit.models.conv_norm import CACHED_ELEMENTS, ConvNorm
-from densevit.models.map_conv import keeps_size as takes_conv
+from densevit.models.hlg_kernels import GPU_PART_BYTES
+from densevit.models.map_conv import keeps_size
 from densevit.models.untouched import untouched
-
-GPU_PART_BYTES = 2**28
-"""Of the largest map of a part of the batch, on a GPU."""
 
 
 def takes(blocks: nn.Sequential, x: Tensor) -> bool:
@@ -37,7 +35,7 @@ def takes(blocks: nn.Sequential, x: Tensor) -> bool:
 
 def _fits(block: ConvNorm) -> bool:
     linear_layer = type(block.conv) is nn.Linear and block.stride == 1
-    own = linear_layer or takes_conv(block.conv, block.stride)
+    own = linear_layer or keeps_size(block.conv, block.stride)
     return own and block.act and block.dim % LANES == 0 and block.conv.bias is None
 
 

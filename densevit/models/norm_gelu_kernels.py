@@ -70,6 +70,7 @@ def linear(x: Tensor, norm: Affine, weight: Tensor, bias: Tensor | None) -> Tens
     lambda x, scale, shift, weight, bias: x.new_empty(*x.shape[:3], len(weight)),
 )
 def gelu_linear(x: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What `linear` runs."""
     out = new_map(*x.shape[:3], len(weight), like=x)
     for part, result in parts(x, out):
         rows = affine_gelu(part, scale, shift).flatten(0, 2)
@@ -100,6 +101,7 @@ def _of_layer(weight: Tensor) -> tuple[Tensor, Tensor]:
 def gelu_linear_backward(
     x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, weight: Tensor, grad: Tensor, grad_x: Tensor, sums: Tensor
 ) -> tuple[Tensor, Tensor]:
+    """What `linear_backward` runs."""
     by_weight = by_bias = None
     for part, grad_part, result in parts(x, grad, grad_x):
         rows, output, shape = grad_part.flatten(0, 2), new_map_like(part), (part[..., 0].numel(), part.shape[-1])
