@@ -3,7 +3,6 @@
 Shapes: B batch, H W map, C channels.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
 
@@ -25,8 +24,6 @@ from densevit.models.untouched import untouched
 CACHED_ELEMENTS = 2**20
 """A map of about this many elements stays in a core's cache between two operations."""
 
-CPU_HAS_BFLOAT16 = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-"""Whether this CPU has instructions for bfloat16; without, its matrix products take many times those in float32."""
 MAX_KEPT = 4
 """Derived tensors kept per module; with images of ever new sizes the oldest make room."""
 
@@ -51,13 +48,6 @@ def in_cached_parts(module: nn.Module, x: Tensor, *, peak: int) -> Tensor:
 def add(x: Tensor, y: Tensor) -> Tensor:
     """x + y; in inference into x, which must be a map nobody else holds."""
     return x.add_(y) if inference_path() and x.dtype == y.dtype else x + y
-
-
-def worthwhile_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast as it stands, except to bfloat16 on a CPU without instructions for it: there float32, by far faster."""
-    if device.type != "cpu" or CPU_HAS_BFLOAT16 or torch.get_autocast_dtype("cpu") != torch.bfloat16:
-        return nullcontext()
-    return torch.autocast("cpu", enabled=False)
 
 
 class DerivedTensors:

@@ -15,8 +15,9 @@ from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from densevit.errors import UserError, unknown_name
+from densevit.models.bfloat16 import worthwhile_autocast
 from densevit.models.checkpointing import checkpointed
-from densevit.models.conv_norm import ConvNorm, in_cached_parts, in_sequence, worthwhile_autocast
+from densevit.models.conv_norm import ConvNorm, in_cached_parts, in_sequence
 from densevit.models.hlg_arguments import (
     check_num_classes,
     check_numbers,

@@ -9,7 +9,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from densevit.errors import UserError
-from densevit.models import conv_norm
 from densevit.models.hlg import DEPTHS_AS_PRINTED, HLG, HLG_VARIANTS, create_hlg
 
 COUNTS = {  # params in M, multiply-accumulates in G at 224, tolerance of the latter
@@ -138,12 +137,12 @@ def test_compiles_to_one_graph(training):
 @pytest.fixture
 def bfloat16(monkeypatch):
     """A CPU that has bfloat16, as the model sees it."""
-    monkeypatch.setattr(conv_norm, "CPU_HAS_BFLOAT16", True)
+    monkeypatch.setattr("densevit.models.bfloat16.CPU_HAS_BFLOAT16", True)
 
 
 @torch.no_grad()
 def test_bfloat16_is_float32_where_the_cpu_lacks_it(monkeypatch):
-    monkeypatch.setattr(conv_norm, "CPU_HAS_BFLOAT16", False)
+    monkeypatch.setattr("densevit.models.bfloat16.CPU_HAS_BFLOAT16", False)
     model, images = HLG(**TINY, num_classes=4).eval(), torch.randn(2, 3, 96, 64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output, map_ = model(images), model.forward_features(images)

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from densevit.kernels import library as module
-from densevit.models import conv_norm
 from densevit.models.attention import BiasedAttention
 from densevit.models.hlg import _run, create_hlg
 from densevit.models.hlg_kernels import takes_layer
@@ -194,7 +193,7 @@ def test_changed_layers_are_called_as_they_are(train):
 
 @pytest.mark.parametrize("train", [False, True])
 def test_autocast_where_the_processor_has_bfloat16(train, monkeypatch):
-    monkeypatch.setattr(conv_norm, "CPU_HAS_BFLOAT16", True)
+    monkeypatch.setattr("densevit.models.bfloat16.CPU_HAS_BFLOAT16", True)
     model, images = drawn().train(train), torch.randn(2, 3, 64, 64)
     with torch.set_grad_enabled(train):
         expected = model(images)
