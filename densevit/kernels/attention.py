@@ -37,8 +37,15 @@ def window_attention(
 
     Together the groups hold every cell once; each has a bias (1, heads, T, T) or None.
     """
+    return window_attention_beside(q, k, v, groups, biases, num_heads=num_heads)[1]
+
+
+def window_attention_beside(
+    q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Group], biases: Sequence[Tensor | None], *, num_heads: int
+) -> tuple[Tensor, Tensor]:
+    """`q` and its `window_attention`: what is done with this `q` has its gradient added up on the way."""
     if not torch.is_grad_enabled():
-        return infer_windows(q, k, v, groups, biases, num_heads=num_heads)
+        return q, infer_windows(q, k, v, groups, biases, num_heads=num_heads)
     return _WindowAttention.apply(q, None if k is q else k, v, groups, num_heads, *biases)
 
 
@@ -76,24 +83,27 @@ class _WindowAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, q: Tensor, k: Tensor | None, v: Tensor, groups: Sequence[Group], heads: int, *biases: Tensor | None
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         """Without `k` it is `q`: the compiler takes no tensor twice."""
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(q, k, v, *biases)
         ctx.groups, ctx.num_heads = groups, heads
-        return infer_windows(q, q if k is None else k, v, groups, biases, num_heads=heads)
+        return q.view_as(q), infer_windows(q, q if k is None else k, v, groups, biases, num_heads=heads)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, addend: Tensor | None, grad: Tensor | None) -> tuple[Any, ...]:
         q, k, v, *biases = ctx.saved_tensors
+        if grad is None:
+            return addend, *[None] * (4 + len(biases))
         B, H, W, C = q.shape
-        dim, grad = C // ctx.num_heads, grad.contiguous()
+        dim, grad, addend = C // ctx.num_heads, grad.contiguous(), _whole(addend)
         grad_q, grad_k, grad_v = new_map_like(q), None if k is None else new_map_like(k), new_map_like(v)
         grad_biases = [_zeros_like(bias) for bias in biases]
         for group, bias, grad_bias in zip(ctx.groups, biases, grad_biases, strict=True):
             places = (B, H, W, ctx.num_heads, dim, *runs(group), dim**-0.5)
             grads = (grad_q, grad_k, grad_v, grad_bias)
-            call("window_attention_backward", q, q if k is None else k, v, _whole(bias), grad, *grads, *places)
+            call("window_attention_backward", q, q if k is None else k, v, _whole(bias), grad, addend, *grads, *places)
         return grad_q, grad_k, grad_v, None, None, *grad_biases
 
 

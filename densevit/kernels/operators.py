@@ -46,8 +46,8 @@ SCHEMAS = {
     "int place, int down, int across",
     "window_attention": "Tensor q, Tensor k, Tensor v, Tensor? q_shift, Tensor? k_shift, Tensor? v_shift, "
     f"Tensor? bias, Tensor(a!) out, {_WINDOWS}",
-    "window_attention_backward": "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor grad, Tensor(a!) grad_q, "
-    f"Tensor(b!)? grad_k, Tensor(c!) grad_v, Tensor(d!)? grad_bias, {_WINDOWS}",
+    "window_attention_backward": "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor grad, "
+    f"Tensor? addend, Tensor(a!) grad_q, Tensor(b!)? grad_k, Tensor(c!) grad_v, Tensor(d!)? grad_bias, {_WINDOWS}",
     "position_bias": "Tensor y, Tensor x, Tensor index_y, Tensor index_x, Tensor[] weights, Tensor(a!) table, "
     "Tensor(b!) bias, float eps",
     "position_bias_backward": "Tensor y, Tensor x, Tensor query_y, Tensor query_x, Tensor[] weights, Tensor grad, "

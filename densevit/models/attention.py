@@ -50,10 +50,17 @@ def window_attention(
 
     `bias` (1, heads, R * R, R * R) is that of a full window. Where `k` is `q` itself, it is cut into windows once.
     """
+    return window_attention_beside(q, k, v, grid, num_heads=num_heads, bias=bias)[1]
+
+
+def window_attention_beside(
+    q: Tensor, k: Tensor, v: Tensor, grid: WindowGrid, *, num_heads: int, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`q` and its `window_attention`: what is done with this `q` has its gradient added up on the way."""
     biases = window_biases(bias, grid)
     if kernels.takes(q, num_heads, tokens=grid.window_size**2) and q.dtype == k.dtype == v.dtype and usable(q, k, v):
         q, k, v = q.contiguous(), q.contiguous() if k is q else k.contiguous(), v.contiguous()
-        return kernels.window_attention(q, k, v, grid.groups, biases, num_heads=num_heads)
+        return kernels.window_attention_beside(q, k, v, grid.groups, biases, num_heads=num_heads)
     parts = (partition(pad_map(t, grid), grid) for t in ((q, v) if k is q else (q, v, k)))
     outputs = []
     for mask, (query, value, *rest) in zip(biases, zip(*parts, strict=True), strict=True):
@@ -61,7 +68,7 @@ def window_attention(
         query, value, *rest = (split_heads(t.flatten(0, 1), num_heads) for t in (query, value, *rest))
         out = attention(query, rest[0] if rest else query, value, mask)
         outputs.append(out.transpose(1, 2).reshape(B, windows, tokens, -1))
-    return merge(outputs, grid)
+    return q, merge(outputs, grid)
 
 
 def window_biases(bias: Tensor | None, grid: WindowGrid) -> list[Tensor | None]:

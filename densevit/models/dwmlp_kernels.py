@@ -49,8 +49,11 @@ def takes(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) 
     return usable(x, *(module.weight for module in (*norms, *layers, depthwise.conv)))
 
 
-def train_dwmlp(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) -> Tensor:
-    """The three blocks one after the other: (B, H, W, C_in) -> (B, H', W', C). All three have biases."""
+def train_dwmlp(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) -> tuple[Tensor, Tensor]:
+    """`x` and the three blocks one after the other: (B, H, W, C_in) -> (B, H', W', C). All three have biases.
+
+    What is done with this `x` has its gradient added up on the way.
+    """
     x, stride = x.to(compute_dtype(x)), depthwise.stride
     steps = (
         counted(expand.norm, x.permute(0, 3, 1, 2)),
@@ -61,13 +64,14 @@ def train_dwmlp(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Li
 
 
 class _TrainDWMLP(torch.autograd.Function):
-    """Linear, norm, GELU, 3x3 depth-wise convolution, norm, GELU, linear: (B, H, W, C_in) -> (B, H', W', C).
+    """Linear, norm, GELU, 3x3 depth-wise convolution, norm, GELU, linear: (B, H, W, C_in) -> itself, (B, H', W', C).
 
     `weights` are those of the seven in turn, weight and bias each; `steps` are those of the two norms.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, steps: tuple[Step, Step], *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, steps: tuple[Step, Step], *weights: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
         expand, expand_bias, gamma1, beta1, kernel, kernel_bias, gamma2, beta2, project, project_bias = weights
         x, stride = x.contiguous(), steps[1].stride
         expand, expand_bias, project, project_bias = (
@@ -80,11 +84,14 @@ class _TrainDWMLP(torch.autograd.Function):
         norm2 = batch_norm(second, gamma2, beta2, steps[1])
         ctx.save_for_backward(x, first, expand, kernel, kernel_bias, project, *norm1, *norm2)
         ctx.stride = stride
-        return linear(second, norm2, project, project_bias)
+        return x.view_as(x), linear(second, norm2, project, project_bias)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, addend: Tensor | None, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return addend, *[None] * 11
+        addend = None if addend is None else addend.contiguous()
         x, first, expand, kernel, kernel_bias, project, *norms = ctx.saved_tensors
         norm1, norm2, weight = Affine(*norms[:4]), Affine(*norms[4:]), taps(kernel)
         second = depthwise(first, weight, kernel_bias, before=norm1[:2], stride=ctx.stride)
@@ -96,25 +103,26 @@ class _TrainDWMLP(torch.autograd.Function):
         places = (*first.shape, ctx.stride)
         call("depthwise_backward", first, *norm1[:3], weight, grad_second, grad_first, of_conv, *places)
         sums1, of_kernel = of_conv[10:], of_conv[:9].t().reshape(kernel.shape)
-        grad_x, of_expand = linear_norm_backward(x, expand, first, list(norm1), sums1, grad_first)
+        grad_x, of_expand = linear_norm_backward(x, expand, first, list(norm1), sums1, grad_first, addend)
         by_norm1, by_norm2 = by_gamma_and_beta(norm1, sums1), by_gamma_and_beta(norm2, sums2)
         # a bias before a norm that takes off the mean changes nothing
         return grad_x, None, of_expand, zeros[0], *by_norm1, of_kernel, zeros[1], *by_norm2, *of_project
 
 
 @as_operator(
-    "(Tensor x, Tensor weight, Tensor first, Tensor[] norm, Tensor sums, Tensor(a!) grad) -> (Tensor, Tensor)",
+    "(Tensor x, Tensor weight, Tensor first, Tensor[] norm, Tensor sums, Tensor(a!) grad, Tensor? addend) "
+    "-> (Tensor, Tensor)",
     lambda x, weight, *_: (torch.empty_like(x), weight.new_empty(weight.shape, dtype=outer_dtype(weight))),
 )
 def linear_norm_backward(
-    x: Tensor, weight: Tensor, first: Tensor, norm: Sequence[Tensor], sums: Tensor, grad: Tensor
+    x: Tensor, weight: Tensor, first: Tensor, norm: Sequence[Tensor], sums: Tensor, grad: Tensor, addend: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of norm(linear(x)) by `x` and the weight, from `grad`, that by its output, which is lost."""
-    grad_x, by_weight = new_map_like(x), None
-    for grad_part, first_part, x_part, result in parts(grad, first, x, grad_x):
+    """Gradients of norm(linear(x)) by `x`, plus `addend`, and weight from `grad`, that by its output, which is lost."""
+    grad_x, by_weight, addends = new_map_like(x), None, [] if addend is None else [addend]
+    for grad_part, first_part, x_part, result, *of_x in parts(grad, first, x, grad_x, *addends):
         norm_backward(first_part, Affine(*norm), sums, grad_part, grad_part, cells=first[..., 0].numel())
         rows = grad_part.flatten(0, 2)
-        multiply(rows, weight, result.flatten(0, 2))
+        multiply(rows, weight, result.flatten(0, 2), addend=of_x[0].flatten(0, 2) if of_x else None)
         by_weight = add_outer(by_weight, rows, x_part.flatten(0, 2))
     assert by_weight is not None
     return grad_x, by_weight

@@ -48,10 +48,14 @@ class DWMLP(nn.Module):
         self.project = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(self.squeeze, nn.Identity):
-            blocks = self.expand, self.depthwise, self.project
-            return (train_dwmlp if takes(x, *blocks) else in_sequence)(x, *blocks)
-        return self.project(conv_nhwc(self.squeeze, in_sequence(x, self.expand, self.depthwise)))
+        return self.beside(x)[1]
+
+    def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`x` and the result: what is done with this `x` has its gradient added up on the way."""
+        if not isinstance(self.squeeze, nn.Identity):
+            return x, self.project(conv_nhwc(self.squeeze, in_sequence(x, self.expand, self.depthwise)))
+        blocks = self.expand, self.depthwise, self.project
+        return train_dwmlp(x, *blocks) if takes(x, *blocks) else (x, in_sequence(x, *blocks))
 
 
 class SpatialSmoothing(nn.Module):

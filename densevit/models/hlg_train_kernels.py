@@ -8,7 +8,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from densevit.kernels.library import usable
-from densevit.models.attention import window_attention
+from densevit.models.attention import window_attention_beside
 from densevit.models.conv_gradients import compute_dtype
 from densevit.models.hlg_kernels import plain, whole_vectors
 from densevit.models.hlg_layer import HLGLayer, LocalGlobalAttention, SpatialSmoothing
@@ -35,8 +35,9 @@ def _batch_norms(layer: HLGLayer) -> list[nn.BatchNorm2d]:
 def train_layer(layer: HLGLayer, x: Tensor) -> Tensor:
     """layer(x) where `takes_training` says so."""
     x = x.to(compute_dtype(x))
+    x, y = layer.mlp.beside(x)
     shortcut = x if layer.shortcut is None else layer.shortcut(x)
-    x = _norm_add(layer.mlp(x), layer.norm1, shortcut, layer.drop_path)
+    x = _norm_add(y, layer.norm1, shortcut, layer.drop_path)
     if layer.smooth is not None:
         x = _smoothed(layer.smooth, x)
     if layer.norm2 is not None:
@@ -68,7 +69,8 @@ def _local_and_global(attn: LocalGlobalAttention, x: Tensor) -> Tensor:
     weights = [t for layer in layers for t in (layer.weight, layer.bias)]
     x, q, v, *key = NormLinear.apply(x, attn.norm.weight, attn.norm.bias, float(attn.norm.eps), *weights)
     bias = attn.window_bias(v)
-    local = window_attention(q, key[0] if key else q, v, grid, num_heads=attn.num_heads, bias=bias)  # Eq. 4, 5
+    key, heads = key[0] if key else q, attn.num_heads
+    q, local = window_attention_beside(q, key, v, grid, num_heads=heads, bias=bias)  # Eq. 4, 5
     norm, mix = attn.norm_query, attn.mix_query
     x, q = MixQuery.apply(x, local, q, float(norm.eps), norm.weight, norm.bias, mix.weight, mix.bias)  # Eq. 9
     if attn.embed.kind == "avgpool":

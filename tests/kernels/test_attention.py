@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from densevit.kernels.attention import infer_windows, key_attention, window_attention
+from densevit.kernels.attention import infer_windows, key_attention, window_attention, window_attention_beside
 from densevit.models.windows import window_grid
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -99,6 +99,26 @@ def test_in_windows(size, window, dilation, own_key, with_bias):
     expected = on(lambda q, k, v, b: plain_windows(q, k, v, grid, b, heads), *theirs)
     ours = on(lambda q, k, v, b: window_attention(q, k, v, grid.groups, b, num_heads=heads), *mine)
     assert_same(ours, expected, mine, theirs)
+
+
+@pytest.mark.parametrize("own_key", [False, True])
+def test_a_query_in_use_elsewhere_has_both_gradients(own_key):
+    torch.manual_seed(0)
+    grid = window_grid((9, 5), window_size=4)
+    theirs, mine = leaves(*(torch.randn(2, 9, 5, 16) for _ in range(2 + own_key)))
+    nothing = [None] * len(grid.groups)
+
+    def expected(q, v, k=None):
+        return plain_windows(q, q if k is None else k, v, grid, nothing, 2) + q.sin()
+
+    def ours(q, v, k=None):
+        q, local = window_attention_beside(q, q if k is None else k, v, grid.groups, nothing, num_heads=2)
+        return local + q.sin()
+
+    assert_same(ours(*mine), expected(*theirs), mine, theirs)
+    q, _ = window_attention_beside(mine[0], mine[0], mine[1], grid.groups, nothing, num_heads=2)
+    (by_q,) = torch.autograd.grad(q.sum(), mine[:1])
+    assert torch.equal(by_q, torch.ones_like(by_q))
 
 
 def test_shifts_are_added_on_the_way():

@@ -149,10 +149,18 @@ def test_dwmlp_keeps_one_wide_map(stride):
 
     def plain(x, *weights):
         values = dict(zip((name for name, _ in blocks.named_parameters()), weights, strict=True))
-        return [torch.func.functional_call(wide, {f"blocks.{name}": value for name, value in values.items()}, x)]
+        named = {f"blocks.{name}": value for name, value in values.items()}
+        return [x.sin(), torch.func.functional_call(wide, named, x)]
+
+    def ours(x, *_):
+        x, y = train_dwmlp(x, *blocks)
+        return [x.sin(), y]
 
     wide = _Sequence(copy.deepcopy(blocks).double())
-    assert_alike(lambda x, *_: [train_dwmlp(x, *blocks)], plain, leaves)
+    assert_alike(ours, plain, leaves)
+    alone = torch.autograd.grad(train_dwmlp(x, *blocks)[0].sum(), [x, project.weight], allow_unused=True)
+    assert torch.equal(alone[0], torch.ones_like(x))
+    assert alone[1] is None
 
 
 class _Sequence(nn.Module):

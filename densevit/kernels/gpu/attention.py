@@ -50,15 +50,15 @@ def window_attention(
 
 
 def window_attention_backward(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, grad: Tensor, grad_q: Tensor, grad_k: Tensor | None,
-    grad_v: Tensor, grad_bias: Tensor | None, B: int, H: int, W: int, heads: int, dim: int, y: tuple[int, ...],
-    x: tuple[int, ...], scale: float,
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, grad: Tensor, addend: Tensor | None, grad_q: Tensor,
+    grad_k: Tensor | None, grad_v: Tensor, grad_bias: Tensor | None, B: int, H: int, W: int, heads: int, dim: int,
+    y: tuple[int, ...], x: tuple[int, ...], scale: float,
 ) -> None:  # fmt: skip
     group = axes(y, x)
     windows = B * group.per_image
     programs = min(windows, cdiv(PROGRAMS, heads))
     partials = None if bias is None else new_partials(programs, heads, group.tokens**2, q)
-    arguments = (q, k, v, bias, grad, grad_q, grad_k, grad_v, partials, windows, H * W, W, *group, scale)
+    arguments = (q, k, v, bias, grad, addend, grad_q, grad_k, grad_v, partials, windows, H * W, W, *group, scale)
     launch(
         _windows_backward, (programs, heads), arguments, (dim, tile_of(group.tokens), tile_of(dim)), stages=stages(q)
     )
@@ -141,8 +141,8 @@ def _windows(
 
 @triton.jit(do_not_specialize=[*Axes._fields, "windows", "area", "W"])
 def _windows_backward(
-    q, k, v, bias, grad, grad_q, grad_k, grad_v, partials, windows, area, W, top, down_span, down_step, down_width,
-    left, across_span, across_step, across_width, columns, per_image, per_row, tokens, scale,
+    q, k, v, bias, grad, addend, grad_q, grad_k, grad_v, partials, windows, area, W, top, down_span, down_step,
+    down_width, left, across_span, across_step, across_width, columns, per_image, per_row, tokens, scale,
     D: tl.constexpr, TOKENS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """Without grad_k, where k is q, its gradient is in grad_q."""
@@ -165,6 +165,8 @@ def _windows_backward(
         of_bias += of_scores
         of_scores = of_scores.to(key.dtype)
         of_query, of_key = dot(of_scores, key) * scale, dot(tl.trans(of_scores), query) * scale
+        if addend is not None:
+            of_query += read(addend + at, mask)
         if grad_k is None:
             write(grad_q + at, of_query + of_key, mask)
         else:

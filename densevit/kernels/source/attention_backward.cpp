@@ -43,8 +43,9 @@ template <int D> struct Block {
 
 template <int D>
 static void windows_backward(const float *q, const float *k, const float *v, const float *bias,
-                             const float *grad, float *grad_q, float *grad_k, float *grad_v, float *grad_bias, long B,
-                             long H, long W, long heads, const Run &y, const Run &x, float scale, long threads) {
+                             const float *grad, const float *addend, float *grad_q, float *grad_k, float *grad_v,
+                             float *grad_bias, long B, long H, long W, long heads, const Run &y, const Run &x, float scale,
+                             long threads) {
     long per_image = y.blocks * y.width * x.blocks * x.width, T = y.tokens * x.tokens, width = padded(T), C = heads * D;
     parallel_sum(B * per_image, threads, grad_bias, bias ? heads * T * T : 0, [=](long index, float *total) {
         float *query = scratch(T * D * 7 + 2 * D * width + Block<D>::floats(T, T));
@@ -68,6 +69,7 @@ static void windows_backward(const float *q, const float *k, const float *v, con
                 for (long d = 0; d < D; d += LANES) {
                     long cell = (map + cells[i]) * C + h * D + d;
                     vec by_q = load(dq + i * D + d), by_k = load(dk + i * D + d);
+                    if (addend) by_q += load(addend + cell);
                     store(grad_q + cell, grad_k ? by_q : by_q + by_k);
                     if (grad_k) store(grad_k + cell, by_k);
                     store(grad_v + cell, load(dv + i * D + d));
@@ -76,12 +78,13 @@ static void windows_backward(const float *q, const float *k, const float *v, con
     });
 }
 
-// As `window_attention` without shifts; grad_bias (heads, T, T) is added to. Without grad_k, where k is q, it is in grad_q.
+// As `window_attention` without shifts; grad_q takes the addend too, grad_bias (heads, T, T) is added to.
+// Without grad_k, where k is q, it is in grad_q.
 extern "C" void window_attention_backward(const float *q, const float *k, const float *v, const float *bias,
-                                          const float *grad, float *grad_q, float *grad_k, float *grad_v,
-                                          float *grad_bias, long B, long H, long W, long heads, long dim, const Run *y,
-                                          const Run *x, float scale, long threads) {
-#define CALL(D) windows_backward<D>(q, k, v, bias, grad, grad_q, grad_k, grad_v, grad_bias, B, H, W, heads, *y, *x, scale, threads)
+                                          const float *grad, const float *addend, float *grad_q, float *grad_k,
+                                          float *grad_v, float *grad_bias, long B, long H, long W, long heads, long dim,
+                                          const Run *y, const Run *x, float scale, long threads) {
+#define CALL(D) windows_backward<D>(q, k, v, bias, grad, addend, grad_q, grad_k, grad_v, grad_bias, B, H, W, heads, *y, *x, scale, threads)
     BY_WIDTH(dim, CALL)
 #undef CALL
 }
