@@ -1,7 +1,9 @@
-"""A convolution of a (B, H, W, C) map as an operator, for a compiler alone.
+"""A convolution of a (B, H, W, C) map as an operator, for a compiler, and for images in training on a CPU.
 
 Where PyTorch's compiler sees a convolution on a CPU it lays out all that follows for (B, C, H, W) maps, and takes the
 second dimension for channels: maps of this package were turned around and back, up to four copies of each.
+
+The first map after an image is the widest of all; by PyTorch's convolution it is memory that the system clears anew.
 
 Shapes: B batch, H W map, C channels; maps are (B, H, W, C), contiguous.
 """
@@ -11,15 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from densevit.kernels.library import usable
+from densevit.kernels.library import on_gpu, usable
 from densevit.kernels.maps import conv_shape
 from densevit.kernels.operators import as_operator
-from densevit.models.conv_gradients import compute_dtype, conv_gradients, convolve
+from densevit.kernels.pages import new_map
+from densevit.kernels.products import multiply
+from densevit.models.conv_gradients import compute_dtype, conv_gradients, convolve, halving_patches
+
+MOST_CHANNELS = 4
+"""Of an image; patches of more would be larger than the map that is made of them."""
 
 
 def takes(x: Tensor, conv: nn.Module, stride: int) -> bool:
     """Whether `map_conv` takes this map and module, which the caller has found to be untouched."""
-    if not torch.compiler.is_compiling() or type(conv) is not nn.Conv2d or conv.in_channels != x.shape[-1]:
+    if type(conv) is not nn.Conv2d or conv.in_channels != x.shape[-1]:
+        return False
+    if not torch.compiler.is_compiling() and not (torch.is_grad_enabled() and _of_images(x, conv.weight, stride)):
         return False
     has_tangents = torch.autograd.forward_ad._current_level >= 0  # to those the operator is a constant
     return keeps_size(conv, stride) and not has_tangents and usable(x, conv.weight)
@@ -36,7 +45,7 @@ def keeps_size(conv: nn.Module, stride: int) -> bool:
 def map_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
     """(B, H, W, C) -> (B, ceil(H / stride), ceil(W / stride), C') with `weight` (C', C / groups, k, k), k odd."""
     x = x.to(compute_dtype(x)).contiguous()
-    return conv_forward(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride)
+    return torch.ops.densevit.conv_forward(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), stride)
 
 
 @as_operator(
@@ -44,7 +53,17 @@ def map_conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Ten
     lambda x, weight, bias, stride: x.new_empty(conv_shape(x, len(weight), stride)),
 )
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
-    return convolve(x.permute(0, 3, 1, 2), weight, bias, stride).permute(0, 2, 3, 1).contiguous()
+    if not _of_images(x, weight, stride):
+        return convolve(x.permute(0, 3, 1, 2), weight, bias, stride).permute(0, 2, 3, 1).contiguous()
+    out = new_map(*conv_shape(x, len(weight), stride), like=x)
+    multiply(halving_patches(x), weight.permute(2, 3, 1, 0).reshape(-1, len(weight)), out.flatten(0, 2), bias=bias)
+    return out
+
+
+def _of_images(x: Tensor, weight: Tensor, stride: int) -> bool:
+    """Whether it is a halving 3x3 convolution of few channels: by patches, into kept memory."""
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and not on_gpu(x)
+    return on_cpu and stride == 2 and weight.shape[1:] == (x.shape[-1], 3, 3) and x.shape[-1] <= MOST_CHANNELS
 
 
 @as_operator(

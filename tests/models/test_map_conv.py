@@ -79,3 +79,21 @@ def test_under_transforms(transform):
     }[transform]
     torch._dynamo.reset()
     torch.testing.assert_close(torch.compile(run, backend="aot_eager")(x), run(x), rtol=1e-4, atol=1e-3)
+
+
+def test_images_in_training():
+    """By patches and not by PyTorch's convolution."""
+    torch.manual_seed(0)
+    block = ConvNorm(3, 16, kernel_size=3, stride=2)
+    images = torch.randn(2, 9, 6, 3, requires_grad=True)
+    assert takes(images, block.conv, 2)
+    assert not takes(images, ConvNorm(3, 16, kernel_size=3).conv, 1)
+    assert not takes(images.repeat(1, 1, 1, 2), ConvNorm(6, 16, kernel_size=3, stride=2).conv, 2)
+    with torch.no_grad():
+        assert not takes(images, block.conv, 2)
+    ours = block.convolve(images)
+    expected = block.conv(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(ours, expected)
+    leaves, grad = (images, block.conv.weight), torch.randn_like(ours)
+    for a, b in zip(*(torch.autograd.grad(y, leaves, grad) for y in (ours, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
