@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from densevit.kernels.bfloat16 import narrow, widened
 from densevit.kernels.library import call, on_gpu
 from densevit.kernels.pages import new_map_like
 
@@ -43,7 +44,7 @@ def window_attention(
 def window_attention_beside(
     q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Group], biases: Sequence[Tensor | None], *, num_heads: int
 ) -> tuple[Tensor, Tensor]:
-    """`q` and its `window_attention`: what is done with this `q` has its gradient added up on the way."""
+    """`q` and its `window_attention`. Where this `q` is used again, its gradients meet inside the backward pass."""
     if not torch.is_grad_enabled():
         return q, infer_windows(q, k, v, groups, biases, num_heads=num_heads)
     return _WindowAttention.apply(q, None if k is q else k, v, groups, num_heads, *biases)
@@ -86,16 +87,17 @@ class _WindowAttention(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         """Without `k` it is `q`: the compiler takes no tensor twice."""
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(q, k, v, *biases)
-        ctx.groups, ctx.num_heads = groups, heads
+        ctx.save_for_backward(narrow(q), None if k is None else narrow(k), narrow(v), *biases)
+        ctx.groups, ctx.num_heads, ctx.num_biases = groups, heads, len(biases)
         return q.view_as(q), infer_windows(q, q if k is None else k, v, groups, biases, num_heads=heads)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, addend: Tensor | None, grad: Tensor | None) -> tuple[Any, ...]:
-        q, k, v, *biases = ctx.saved_tensors
         if grad is None:
-            return addend, *[None] * (4 + len(biases))
+            return addend, *[None] * (4 + ctx.num_biases)
+        q, k, v, *biases = ctx.saved_tensors
+        q, k, v = widened(q, grad.dtype), None if k is None else widened(k, grad.dtype), widened(v, grad.dtype)
         B, H, W, C = q.shape
         dim, grad, addend = C // ctx.num_heads, grad.contiguous(), _whole(addend)
         grad_q, grad_k, grad_v = new_map_like(q), None if k is None else new_map_like(k), new_map_like(v)
@@ -118,7 +120,7 @@ def _on_keys(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, num_heads: in
 class _KeyAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, num_heads: int) -> Tensor:
-        ctx.save_for_backward(q, k, v, bias)
+        ctx.save_for_backward(narrow(q), k, v, bias)
         ctx.num_heads = num_heads
         return _on_keys(q, k, v, bias, num_heads)
 
@@ -126,6 +128,7 @@ class _KeyAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         q, k, v, bias = ctx.saved_tensors
+        q = widened(q, grad.dtype)
         (B, N, C), M = q.shape, k.shape[1]
         dim, bias, grad = C // ctx.num_heads, _whole(bias), grad.contiguous()
         parts = _parts(q, ctx.num_heads)

@@ -56,7 +56,7 @@ def window_attention(
 def window_attention_beside(
     q: Tensor, k: Tensor, v: Tensor, grid: WindowGrid, *, num_heads: int, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`q` and its `window_attention`: what is done with this `q` has its gradient added up on the way."""
+    """`q` and its `window_attention`. Where this `q` is used again, its gradients meet inside the backward pass."""
     biases = window_biases(bias, grid)
     if kernels.takes(q, num_heads, tokens=grid.window_size**2) and q.dtype == k.dtype == v.dtype and usable(q, k, v):
         q, k, v = q.contiguous(), q.contiguous() if k is q else k.contiguous(), v.contiguous()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from densevit.kernels.bfloat16 import narrow, widened
 from densevit.kernels.library import LANES, call, usable
 from densevit.kernels.maps import depthwise, new_sums, taps
 from densevit.kernels.operators import as_operator
@@ -52,7 +53,7 @@ def takes(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) 
 def train_dwmlp(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) -> tuple[Tensor, Tensor]:
     """`x` and the three blocks one after the other: (B, H, W, C_in) -> (B, H', W', C). All three have biases.
 
-    What is done with this `x` has its gradient added up on the way.
+    Where this `x` is used again, its gradients meet inside the backward pass.
     """
     x, stride = x.to(compute_dtype(x)), depthwise.stride
     steps = (
@@ -82,7 +83,7 @@ class _TrainDWMLP(torch.autograd.Function):
         norm1 = batch_norm(first, gamma1, beta1, steps[0])
         second = depthwise(first, taps(kernel), kernel_bias, before=norm1[:2], stride=stride)
         norm2 = batch_norm(second, gamma2, beta2, steps[1])
-        ctx.save_for_backward(x, first, expand, kernel, kernel_bias, project, *norm1, *norm2)
+        ctx.save_for_backward(narrow(x), narrow(first), expand, kernel, kernel_bias, project, *norm1, *norm2)
         ctx.stride = stride
         return x.view_as(x), linear(second, norm2, project, project_bias)
 
@@ -93,6 +94,7 @@ class _TrainDWMLP(torch.autograd.Function):
             return addend, *[None] * 11
         addend = None if addend is None else addend.contiguous()
         x, first, expand, kernel, kernel_bias, project, *norms = ctx.saved_tensors
+        x, first = widened(x, grad.dtype), widened(first, grad.dtype)
         norm1, norm2, weight = Affine(*norms[:4]), Affine(*norms[4:]), taps(kernel)
         second = depthwise(first, weight, kernel_bias, before=norm1[:2], stride=ctx.stride)
         grad_second, sums = new_map_like(second), new_sums(16, second)

@@ -15,7 +15,7 @@ from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from densevit.errors import UserError, unknown_name
-from densevit.models.bfloat16 import worthwhile_autocast
+from densevit.kernels.bfloat16 import worthwhile_autocast
 from densevit.models.checkpointing import checkpointed
 from densevit.models.conv_norm import ConvNorm, in_cached_parts, in_sequence
 from densevit.models.hlg_arguments import (
@@ -152,7 +152,7 @@ class HLG(nn.Module):
         for side in images.shape[2:]:
             index(side)  # to a compiler a number from here on: each size has code of its own
         x, maps = images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1), []
-        with worthwhile_autocast(x.device):
+        with worthwhile_autocast(x.device, keep_narrow=not self.grad_checkpointing):
             for stage in range(max(self.out_indices) + 1):
                 x = self._layers(x, stage)
                 if stage in self.out_indices:

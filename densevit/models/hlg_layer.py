@@ -51,7 +51,7 @@ class DWMLP(nn.Module):
         return self.beside(x)[1]
 
     def beside(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`x` and the result: what is done with this `x` has its gradient added up on the way."""
+        """`x` and the result. Where this `x` is used again, its gradients meet inside the backward pass."""
         if not isinstance(self.squeeze, nn.Identity):
             return x, self.project(conv_nhwc(self.squeeze, in_sequence(x, self.expand, self.depthwise)))
         blocks = self.expand, self.depthwise, self.project

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from densevit.kernels.attention import runs
+from densevit.kernels.bfloat16 import narrow, widened
 from densevit.kernels.library import call
 from densevit.kernels.maps import add_rows, depthwise, new_sums, taps
 from densevit.kernels.pages import new_map, new_map_like
@@ -51,7 +52,7 @@ class NormAdd(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, factors: Tensor | None, eps: float
     ) -> Tensor:
         x, residual, (rows, C) = x.contiguous(), residual.contiguous(), _rows(x)
-        ctx.save_for_backward(x, weight, factors)
+        ctx.save_for_backward(narrow(x), weight, factors)
         ctx.eps, out = eps, new_map_like(x)
         call("norm_add", x, None, weight, bias, residual, factors, out, rows, C, rows // len(x), eps)
         return out
@@ -60,7 +61,7 @@ class NormAdd(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, factors = ctx.saved_tensors
-        grad, sums = grad.contiguous(), new_sums(2, x)
+        x, grad, sums = widened(x, grad.dtype), grad.contiguous(), new_sums(2, x)
         grad_x = _norm_backward(x, weight, ctx.eps, grad, new_map_like(x), sums, factors=factors)
         return grad_x, *sums, grad, None, None
 
@@ -71,7 +72,7 @@ class LinearBeside(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         weight = weight.to(x.dtype)
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(narrow(x), weight)
         out = new_map(*x.shape[:3], len(weight), like=x)
         multiply(x.flatten(0, 2), weight.t(), out.flatten(0, 2))
         return x.view_as(x), out
@@ -80,6 +81,7 @@ class LinearBeside(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_out: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
+        x = widened(x, weight.dtype)
         rows, grad_x = grad_out.contiguous().flatten(0, 2), new_map_like(x)
         multiply(rows, weight, grad_x.flatten(0, 2), addend=grad.contiguous().flatten(0, 2))
         return grad_x, add_outer(None, rows, x.flatten(0, 2))
@@ -92,7 +94,7 @@ class AddGelu(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, y: Tensor, gamma: Tensor, beta: Tensor, step: Step) -> Tensor:
         y, out = y.contiguous(), new_map_like(x)
         norm = batch_norm(y, gamma, beta, step)
-        ctx.save_for_backward(x, y, *norm)
+        ctx.save_for_backward(narrow(x), narrow(y), *norm)
         call("add_gelu", x, y, *norm[:2], out, *_rows(x))
         return out
 
@@ -100,6 +102,7 @@ class AddGelu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, *rest = ctx.saved_tensors
+        x, y = widened(x, grad.dtype), widened(y, grad.dtype)
         norm, grad_x, grad_y, sums = Affine(*rest), new_map_like(x), new_map_like(y), new_sums(2, x)
         call("add_gelu_backward", x, y, *norm[:3], grad.contiguous(), grad_x, sums, *_rows(x))
         norm_backward(y, norm, sums, grad_x, grad_y, cells=y[..., 0].numel())
@@ -112,7 +115,7 @@ class NormLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, *layers: Tensor) -> tuple[Tensor, ...]:
         layers = tuple(layer.to(x.dtype) for layer in layers)
-        ctx.save_for_backward(x, weight, bias, *layers[::2])
+        ctx.save_for_backward(narrow(x), weight, bias, *layers[::2])
         ctx.eps, outputs = eps, [new_map(*x.shape[:3], len(matrix), like=x) for matrix in layers[::2]]
         for part, *results in parts(x, *outputs):
             rows = _normed(part, weight, bias, eps).flatten(0, 2)
@@ -124,6 +127,7 @@ class NormLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_x: Tensor, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, *matrices = ctx.saved_tensors
+        x = widened(x, grad_x.dtype)
         sums, total = new_sums(2, x), new_map_like(x)
         by_weight: list[Tensor | None] = [None] * len(matrices)
         by_bias: list[Tensor | None] = [None] * len(matrices)
@@ -151,7 +155,7 @@ class MixQuery(torch.autograd.Function):
         x, local, q = x.contiguous(), local.contiguous(), q.contiguous()
         total, normed = new_map_like(x), new_map_like(x)
         call("add_norm", x, local, weight, bias, total, normed, *_rows(x), eps)
-        ctx.save_for_backward(local, weight, bias, kernel)
+        ctx.save_for_backward(narrow(local), weight, bias, kernel)
         ctx.eps = eps
         return total, depthwise(normed, taps(kernel), shift, addend=q)
 
@@ -159,6 +163,7 @@ class MixQuery(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_q: Tensor) -> tuple[Tensor | None, ...]:
         local, weight, bias, kernel = ctx.saved_tensors
+        local = widened(local, grad.dtype)
         grad, grad_q, of_normed = grad.contiguous(), grad_q.contiguous(), new_map_like(local)
         normed, of_kernel = _normed(local, weight, bias, ctx.eps), new_sums(12, local)
         places = (*local.shape, 1)
@@ -206,7 +211,7 @@ class LinearAdd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, factors: Tensor | None) -> Tensor:
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-        ctx.save_for_backward(x, weight, factors)
+        ctx.save_for_backward(narrow(x), weight, factors)
         out, rows = new_map_like(residual), x.flatten(0, 2)
         if factors is None:
             multiply(rows, weight.t(), out.flatten(0, 2), bias=bias, addend=residual.contiguous().flatten(0, 2))
@@ -220,7 +225,8 @@ class LinearAdd(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, factors = ctx.saved_tensors
-        grad, grad_x = grad.contiguous(), new_map_like(x)
+        x, grad = widened(x, weight.dtype), grad.contiguous()
+        grad_x = new_map_like(x)
         rows = (grad if factors is None else (grad * factors).to(x.dtype)).flatten(0, 2)
         multiply(rows, weight, grad_x.flatten(0, 2))
         return grad_x, add_outer(None, rows, x.flatten(0, 2)), add_rows(None, rows), grad, None

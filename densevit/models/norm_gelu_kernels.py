@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from densevit.kernels.bfloat16 import narrow, widened
 from densevit.kernels.library import LANES, call, on_gpu, usable
 from densevit.kernels.maps import add_rows, affine_gelu, conv_shape, new_sums
 from densevit.kernels.operators import as_operator
@@ -136,7 +137,7 @@ class NormGeluConv(torch.autograd.Function):
         x = x.permute(0, 2, 3, 1).contiguous()
         weight, bias = (None if t is None else t.to(x.dtype) for t in (weight, bias))
         norm = batch_norm(x, gamma, beta, step)
-        ctx.save_for_backward(x, weight, *norm)
+        ctx.save_for_backward(narrow(x), weight, *norm)
         ctx.stride, ctx.has_bias = step.stride, bias is not None
         if weight is None:
             return affine_gelu(x, *norm[:2]).permute(0, 3, 1, 2)
@@ -148,6 +149,7 @@ class NormGeluConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *rest = ctx.saved_tensors
+        x = widened(x, grad.dtype)
         norm, grad, grad_x = Affine(*rest), grad.permute(0, 2, 3, 1).contiguous(), new_map_like(x)
         sums, by_weight, by_bias = new_sums(2, x), None, None
         if weight is not None and weight.dim() == 2:

@@ -29,7 +29,7 @@ def untouched(
     own, kind = part.__dict__, type(part)
     if not kind.__module__.startswith(OWN_PARTS) or own["training"] is not training:
         return False
-    if has_hooks(part):
+    if has_hooks(part) or "forward" in own:  # its own, put in place of the class's
         return False
     if kind.__module__ == CONTAINERS or own.get("padding_mode", "zeros") != "zeros":
         return False

@@ -244,6 +244,7 @@ def test_windows(size, window_size, dilation):
         compare("window_attention", q, k, v, None, None, None, None, empty, *place)
         grads = (empty, empty, empty, torch.zeros_like(bias))
         compare("window_attention_backward", q, k, v, bias, grad, None, *grads, *place)
+        compare("window_attention_backward", q, k, v, bias, grad, R(*shape), *grads, *place)
         compare("window_attention_backward", q, q, v, None, grad, R(*shape), empty, None, empty, None, *place)
         tail = (*shape, *runs, 0, down, across)
         compare("pool_windows", q, torch.zeros(1, down * across, C), *tail)

@@ -137,12 +137,12 @@ def test_compiles_to_one_graph(training):
 @pytest.fixture
 def bfloat16(monkeypatch):
     """A CPU that has bfloat16, as the model sees it."""
-    monkeypatch.setattr("densevit.models.bfloat16.CPU_HAS_BFLOAT16", True)
+    monkeypatch.setattr("densevit.kernels.bfloat16.CPU_HAS_BFLOAT16", True)
 
 
 @torch.no_grad()
 def test_bfloat16_is_float32_where_the_cpu_lacks_it(monkeypatch):
-    monkeypatch.setattr("densevit.models.bfloat16.CPU_HAS_BFLOAT16", False)
+    monkeypatch.setattr("densevit.kernels.bfloat16.CPU_HAS_BFLOAT16", False)
     model, images = HLG(**TINY, num_classes=4).eval(), torch.randn(2, 3, 96, 64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output, map_ = model(images), model.forward_features(images)

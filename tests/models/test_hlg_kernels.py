@@ -183,7 +183,15 @@ def test_changed_layers_are_called_as_they_are(train):
         layer.mlp = torch.compile(layer.mlp, backend="eager")
         return lambda: 1
 
-    for change in (adapt, hook, parametrize, without_scale, without_bias, hook_inside, compiled):
+    def patched(layer):
+        def forward(x):
+            calls.append("patched")
+            return type(layer.mlp).forward(layer.mlp, x)
+
+        layer.mlp.forward = forward
+        return lambda: calls.count("patched")
+
+    for change in (adapt, hook, parametrize, without_scale, without_bias, hook_inside, compiled, patched):
         model = drawn().train(train)
         count = change(model.stages[0][1])
         with torch.set_grad_enabled(train):
@@ -193,7 +201,7 @@ def test_changed_layers_are_called_as_they_are(train):
 
 @pytest.mark.parametrize("train", [False, True])
 def test_autocast_where_the_processor_has_bfloat16(train, monkeypatch):
-    monkeypatch.setattr("densevit.models.bfloat16.CPU_HAS_BFLOAT16", True)
+    monkeypatch.setattr("densevit.kernels.bfloat16.CPU_HAS_BFLOAT16", True)
     model, images = drawn().train(train), torch.randn(2, 3, 64, 64)
     with torch.set_grad_enabled(train):
         expected = model(images)
