@@ -2,6 +2,7 @@
 #include "vector.h"
 
 constexpr int ROWS = 6, PANEL = 2 * LANES;  // of a tile, whose sums stay in registers
+constexpr long FETCHED = 16;                // floats that come from memory together
 constexpr long DEPTH = 384;                 // rows of the matrix at once: a panel of them stays in the first cache
 constexpr long BLOCK = 192;                 // rows of the map, at most, that go past all panels, from the second cache
 
@@ -13,6 +14,8 @@ template <int R, int N>
 static inline void tile(const float *x, long step, const float *panel, long depth, Added added, float *out, long width) {
     vec sums[R][N] = {};
     for (long k = 0; k < depth; k++) {
+        if (k % FETCHED == 0)
+            for (int r = 0; r < R; r++) __builtin_prefetch(x + (r + R) * step + k);  // the next tile's rows
         vec b[N];
         for (int n = 0; n < N; n++) b[n] = load(panel + (k * N + n) * LANES);
         for (int r = 0; r < R; r++) {
