@@ -31,20 +31,14 @@ Group = tuple[Sequence[int], Sequence[int]]
 """The windows of equal shape: a `Run` along y, one along x."""
 
 
-def window_attention(
-    q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Group], biases: Sequence[Tensor | None], *, num_heads: int
-) -> Tensor:
-    """Attention inside the windows of a map: (B, H, W, C) -> (B, H, W, C), contiguous like all three maps.
-
-    Together the groups hold every cell once; each has a bias (1, heads, T, T) or None.
-    """
-    return window_attention_beside(q, k, v, groups, biases, num_heads=num_heads)[1]
-
-
 def window_attention_beside(
     q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Group], biases: Sequence[Tensor | None], *, num_heads: int
 ) -> tuple[Tensor, Tensor]:
-    """`q` and its `window_attention`. Where this `q` is used again, its gradients meet inside the backward pass."""
+    """`q`, and attention inside the windows of a map: (B, H, W, C) -> (B, H, W, C), contiguous like all three maps.
+
+    Together the groups hold every cell once; each has a bias (1, heads, T, T) or None. Where this `q` is used again,
+    its gradients meet inside the backward pass.
+    """
     if not torch.is_grad_enabled():
         return q, infer_windows(q, k, v, groups, biases, num_heads=num_heads)
     return _WindowAttention.apply(q, None if k is q else k, v, groups, num_heads, *biases)
@@ -60,7 +54,7 @@ def infer_windows(
     num_heads: int,
     shifts: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None),
 ) -> Tensor:
-    """`window_attention` without gradients; `shifts` (C,) are added to q, k and v on the way."""
+    """`window_attention_beside`'s attention, without gradients; `shifts` (C,) are added to q, k and v on the way."""
     assert all(t.is_contiguous() for t in (q, k, v))
     B, H, W, C = q.shape
     dim, out = C // num_heads, new_map_like(q)

@@ -21,7 +21,7 @@ from densevit.kernels.products import multiply
 from densevit.models.conv_gradients import compute_dtype, conv_gradients, convolve, halving_patches
 
 MOST_CHANNELS = 4
-"""Of an image; patches of more would be larger than the map that is made of them."""
+"""Of an image. Patches have nine times as many."""
 
 
 def takes(x: Tensor, conv: nn.Module, stride: int) -> bool:

@@ -44,9 +44,8 @@ def test_training_computes_in_float32(arguments):
     exact, exact_gradients = train_step(model, images, autocast=False)
     features, gradients = train_step(model, images, autocast=True)
     assert features.dtype == torch.float32
-    assert arguments.get("drop_path_rate") or torch.equal(features, exact)
-    assert arguments.get("drop_path_rate") or (gradients - exact_gradients).norm() < 0.02 * exact_gradients.norm()
-    assert torch.isfinite(gradients).all()
+    assert torch.equal(features, exact)
+    assert (gradients - exact_gradients).norm() < 0.02 * exact_gradients.norm()
 
 
 def test_checkpoints_of_layers_compute_again_what_they_did():
