@@ -15,6 +15,7 @@ _ROWS = "SymInt rows, int C"  # the batch may be of any size
 _MAP = "SymInt B, int H, int W, int C"
 _GROUP = "int[] y, int[] x_run"
 _WINDOWS = f"SymInt B, int H, int W, int heads, int dim, {_GROUP}, float scale"
+_LINES = "SymInt images, int H, int W, int image, int line, int step, int taps, int tap, int depth"
 _KEYS = "Tensor q, int q_step, Tensor k, Tensor v, int kv_step, Tensor? bias"
 
 SCHEMAS = {
@@ -28,6 +29,9 @@ SCHEMAS = {
     "column_sums": f"Tensor x, Tensor(a!) sums, {_ROWS}",
     "product": "Tensor x, Tensor matrix, Tensor? bias, Tensor? addend, Tensor(a!) out, SymInt rows, int depth, "
     "int width, int transposed",
+    "convolution": f"Tensor map, Tensor matrix, Tensor(a!) out, {_LINES}, int width, int out_image, int out_line, "
+    "int out_step",
+    "convolution_weight": f"Tensor map, Tensor grad, Tensor(a!) total, {_LINES}, int channels",
     "batch_norm": "Tensor x, Tensor gamma, Tensor beta, Tensor(a!) running_mean, Tensor(b!) running_var, "
     f"Tensor(c!) vectors, {_ROWS}, float momentum, float eps",
     "gelu_backward": f"Tensor x, {_AFFINE}, Tensor mean, Tensor(a!) grad, Tensor(b!)? output, Tensor(c!) sums, {_ROWS}",

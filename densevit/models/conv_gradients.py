@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from densevit.kernels import convolutions
+from densevit.kernels.convolutions import padded
 from densevit.kernels.pages import new_map, new_map_like
 from densevit.kernels.products import sum_of_products
 
@@ -47,9 +49,16 @@ def conv_gradients(
         grad_x = (rows @ weight).view(inputs.shape).permute(0, 3, 1, 2)
         return grad_x, rows.t() @ inputs.flatten(0, 2), rows.sum(dim=0)
     channels, groups = weight.shape[0], x.shape[1] // weight.shape[1]
+    cells, of_cells = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
+    if convolutions.takes(of_cells, cells, weight):
+        cells, of_cells = cells.contiguous(), of_cells.contiguous()
+        by_weight, by_bias = convolutions.weight_gradient(of_cells, cells, stride), of_cells.sum(dim=(0, 1, 2))
+        if not needs_x:
+            return x.new_empty(0), by_weight, by_bias
+        return convolutions.input_gradient(of_cells, cells, weight, stride).permute(0, 3, 1, 2), by_weight, by_bias
     halves = groups == 1 and stride == 2 and weight.shape[-1] == 3
     if halves and needs_x and x.device.type == "cpu" and x.dtype == torch.float32:
-        return _halving_gradients(grad.permute(0, 2, 3, 1), x.permute(0, 2, 3, 1), weight)
+        return _halving_gradients(of_cells, cells, weight)
     grad = grad.contiguous(memory_format=torch.channels_last)
     slow = groups == channels == x.shape[1] and x.dtype == torch.bfloat16 and x.device.type == "cpu"
     own_x = _depthwise_input_gradient(grad, x, weight, stride) if slow else None
@@ -68,9 +77,9 @@ def _halving_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor,
     rows = grad.reshape(-1, len(weight))
     by_weight = (rows.t() @ halving_patches(x)).view(len(weight), 3, 3, C).permute(0, 3, 1, 2)
     # cells of x by the parity of row and column: each kind meets other taps, at a cell of `grad` or the next one
-    grad_x, taps, padded = new_map_like(x), weight.permute(2, 3, 0, 1), _padded(grad, before=0)
-    here, right = rows, padded[:, :-1, 1:].reshape(rows.shape)
-    below, across = padded[:, 1:, :-1].reshape(rows.shape), padded[:, 1:, 1:].reshape(rows.shape)
+    grad_x, taps, lines = new_map_like(x), weight.permute(2, 3, 0, 1), padded(grad, before=0)
+    here, right = rows, lines[:, :-1, 1:].reshape(rows.shape)
+    below, across = lines[:, 1:, :-1].reshape(rows.shape), lines[:, 1:, 1:].reshape(rows.shape)
     for y, x_parity, terms in (
         (0, 0, [(here, 1, 1)]),
         (0, 1, [(here, 1, 2), (right, 1, 0)]),
@@ -85,19 +94,11 @@ def _halving_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor,
 
 def halving_patches(x: Tensor) -> Tensor:
     """What each cell of a 3x3 convolution with stride 2 sees of (B, H, W, C): (B * H' * W', 9 * C)."""
-    (B, H, W, C), padded = x.shape, _padded(x, before=1)
-    image, line, cell, _ = padded.stride()
+    (B, H, W, C), lines = x.shape, padded(x, before=1)
+    image, line, cell, _ = lines.stride()
     patches = new_map(B, -(-H // 2), -(-W // 2), 3, 3 * C, like=x)
-    patches.copy_(padded.as_strided(patches.shape, (image, 2 * line, 2 * cell, line, 1)))
+    patches.copy_(lines.as_strided(patches.shape, (image, 2 * line, 2 * cell, line, 1)))
     return patches.view(-1, 9 * C)
-
-
-def _padded(x: Tensor, *, before: int) -> Tensor:
-    """(B, H, W, C) with one more row and column of zeros after the last ones, and `before` so many before the first."""
-    B, H, W, C = x.shape
-    padded = new_map(B, before + H + 1, before + W + 1, C, like=x).zero_()
-    padded[:, before:-1, before:-1] = x
-    return padded
 
 
 def _depthwise_input_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> Tensor:

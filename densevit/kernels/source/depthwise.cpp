@@ -62,28 +62,53 @@ extern "C" void depthwise(const float *x, const float *scale, const float *shift
 }
 
 // Sums over a row of `count` cells: the nine of weight and one of bias that `grad` (count, 8) gives with three padded rows.
+// Those of even and odd cells are apart, lest each wait for the one before.
 static void weight_sums(const float *const rows[3], const float *grad, long count, vec sums[10]) {
-    for (long j = 0; j < count; j++, grad += LANES) {
-        vec g = load(grad);
-        sums[9] += g;
-        for (int ky = 0; ky < 3; ky++)
-            for (int kx = 0; kx < 3; kx++) sums[ky * 3 + kx] += g * load(rows[ky] + (j + kx) * LANES);
+    vec all = splat(0);
+    for (int ky = 0; ky < 3; ky++) {
+        vec even[3] = {}, odd[3] = {};
+        long j = 0;
+        for (; j + 2 <= count; j += 2) {
+            vec g = kept(load(grad + j * LANES)), next = kept(load(grad + (j + 1) * LANES));
+            const float *cell = rows[ky] + j * LANES;
+            for (int kx = 0; kx < 3; kx++) {
+                even[kx] += g * load(cell + kx * LANES);
+                odd[kx] += next * load(cell + (kx + 1) * LANES);
+            }
+            if (ky == 0) all += g + next;
+        }
+        if (j < count) {
+            vec g = load(grad + j * LANES);
+            for (int kx = 0; kx < 3; kx++) even[kx] += g * load(rows[ky] + (j + kx) * LANES);
+            if (ky == 0) all += g;
+        }
+        for (int kx = 0; kx < 3; kx++) sums[ky * 3 + kx] = even[kx] + odd[kx];
     }
+    sums[9] = all;
 }
 
-// A row's last step of `depthwise_backward`: grad_x <- lines * slopes, its sums and, with x, those with x - mean.
+// `N` times 8 channels of a row's last step of `depthwise_backward`: grad_x <- lines * slopes, its sums and, with x, those with
+// x - mean. A cell's channels in `lines` and `slopes` lie W and `slopes_line` apart.
+template <int N>
 static void finish(const float *x, const float *mean, const float *lines, const float *slopes, long slopes_line,
-                   float *grad_x, float *sums, long W, long C, long c0, long c1) {
-    for (long j = 0; j < W; j++, grad_x += C, lines += LANES, slopes += LANES)
-        for (long c = c0, k = 0; c < c1; c += LANES, k++) {
-            __builtin_prefetch(grad_x + AHEAD * C + c, 1);
-            if (x) __builtin_prefetch(x + (j + AHEAD) * C + c);
-            vec d = load(lines + k * W * LANES) * load(slopes + k * slopes_line);
-            store(grad_x + c, d);
+                   float *grad_x, float *sums, long W, long C) {
+    vec plain[N] = {}, along[N] = {};
+    for (long j = 0; j < W; j++, grad_x += C, lines += LANES, slopes += LANES) {
+        __builtin_prefetch(grad_x + AHEAD * C, 1);
+        if (x) __builtin_prefetch(x + AHEAD * C);
+        for (int n = 0; n < N; n++) {
+            vec d = load(lines + n * W * LANES) * load(slopes + n * slopes_line);
+            store(grad_x + n * LANES, d);
             if (!x) continue;
-            store(sums + c, load(sums + c) + d);
-            store(sums + C + c, load(sums + C + c) + d * (load(x + j * C + c) - load(mean + c)));
+            plain[n] += d;
+            along[n] += d * (load(x + n * LANES) - load(mean + n * LANES));
         }
+        if (x) x += C;
+    }
+    for (int n = 0; n < N && x; n++, sums += LANES) {
+        store(sums, load(sums) + plain[n]);
+        store(sums + C, load(sums + C) + along[n]);
+    }
 }
 
 // Gradients of `depthwise` without act and addend. grad_y (B, Ho, Wo, C) is that of its output; grad_x takes that by what
@@ -129,8 +154,10 @@ extern "C" void depthwise_backward(const float *x, const float *scale, const flo
                 for (int k = 0; k < 10; k++) store(total + k * C + c, load(total + k * C + c) + s[k]);
             }
             long row = (b * H + r) * W * C;
-            finish(scale ? x + row : nullptr, mean, lines, slopes.row(r, c0) + LANES, slopes.line, grad_x + row,
-                   total + 10 * C, W, C, c0, c1);
+            for (long c = c0; c < c1; c += 2 * LANES)
+                (c + LANES < c1 ? finish<2> : finish<1>)(scale ? x + row + c : nullptr, mean + c, lines + (c - c0) * W,
+                                                         slopes.row(r, c) + LANES, slopes.line, grad_x + row + c,
+                                                         total + 10 * C + c, W, C);
         }
     });
 }

@@ -7,7 +7,7 @@ constexpr long AHEAD = 4;  // cells; the processor does not see by itself that t
 
 // Channels that a task takes at once, so that three rows stay in the cache and every thread has work.
 static inline long channel_block(long images, long width, long channels, long threads) {
-    long block = 65536 / (3 * (width + 2)), share = images * channels / (4 * threads);
+    long block = 32768 / (3 * (width + 2)), share = images * channels / (4 * threads);
     if (threads > 1 && block > share) block = share;
     if (block < 2 * LANES) block = 2 * LANES;
     long blocks = (channels + block - 1) / block;

@@ -86,39 +86,28 @@ static inline vec exponential(vec x) {
     return p * (vec)(((int_vec)shifted << 23) + 0x3f800000);
 }
 
-// The normal distribution's P(X <= x) to 2e-7: erf as x times a quotient of polynomials in x^2, fitted on |x| < 5.5.
-static inline vec normal_cdf(vec x) {
-    x = larger(x, splat(-5.5f));
-    x = x < 5.5f ? x : splat(5.5f);
-    vec t = x * x;
-    vec p = splat(2.26537638e-08f), q = splat(1.1947111e-06f);
-    p = p * t + 6.35198397e-06f;
-    p = p * t + 0.000169568687f;
-    p = p * t + 0.00468166502f;
-    p = p * t + 0.0339307971f;
-    p = p * t + 0.398942218f;
-    q = q * t + 7.38588063e-05f;
-    q = q * t + 0.00188865675f;
-    q = q * t + 0.0286896098f;
-    q = q * t + 0.251717776f;
-    q = q * t + 1.0f;
-    return x * p / q + 0.5f;
+// a[0] + a[1] x + a[2] x^2 ...
+template <int N> static inline vec polynomial(vec x, const float (&a)[N]) {
+    vec y = splat(a[N - 1]);
+    for (int i = N - 2; i >= 0; i--) y = y * x + a[i];
+    return y;
 }
 
-static inline vec gelu(vec x) { return x * normal_cdf(x); }
-
-// GELU and its derivative. The normal density is needed anyway: from it P(X <= x) by Abramowitz and Stegun, 7.1.26, to 1e-7.
+// GELU and its derivative, the normal distribution's P(X <= x) and that plus x times its density: a half plus x times a
+// quotient of polynomials in x^2 with one divisor, fitted on |x| < 5.5, to 4e-7.
 static inline vec gelu(vec x, vec &slope) {
-    vec away = larger(x, -x), density = exponential(x * x * -0.5f);
-    vec t = 1.0f / (1.0f + away * 0.231641888f);
-    vec p = splat(1.061405429f);
-    p = p * t - 1.453152027f;
-    p = p * t + 1.421413741f;
-    p = p * t - 0.284496736f;
-    p = p * t + 0.254829592f;
-    vec tail = p * t * density * 0.5f, cdf = x < 0.0f ? tail : 1.0f - tail;
-    slope = cdf + x * density * 0.39894228f;
+    vec near = larger(splat(-5.5f), -larger(splat(-5.5f), -x)), square = near * near;  // NaN stays NaN
+    vec share = near / polynomial(square, {1.0f, 0.257416523f, 0.0300150196f, 0.00202101575f, 8.0466731e-05f, 1.15914128e-06f});
+    slope = share * polynomial(square, {0.797885182f, -0.0605757112f, 0.0153304072f, -0.000466197273f, 3.20407126e-05f,
+                                        -5.92021035e-07f, 8.35880618e-09f, -4.96716751e-11f}) + 0.5f;
+    vec cdf = share * polynomial(square, {0.398941773f, 0.0362055156f, 0.00483051628f, 0.00019154052f, 6.47412503e-06f,
+                                          2.12569395e-08f}) + 0.5f;
     return x * cdf;
+}
+
+static inline vec gelu(vec x) {
+    vec slope;
+    return gelu(x, slope);
 }
 
 // body(i) for i in 0 .. n - 1, spread over threads.
