@@ -1,6 +1,6 @@
 """Gradients of full 3x3 convolutions, padding 1, stride 1 or 2, as matrix products of map lines as they lie.
 
-On processors with AVX2 and no more, where `densevit.kernels.products` has a kernel too: the library's gradients take 1.3
+On processors with AVX2 and no more, as the kernel of `densevit.kernels.products`: the library's gradients take 1.3
 times as long there. No gradients are recorded here.
 
 Shapes: B batch, H W map, C channels, C' those of the result; maps are (B, H, W, C), contiguous.

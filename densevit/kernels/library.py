@@ -1,4 +1,4 @@
-"""Call a kernel by its name: on a CPU those of `source/*.cpp` and `batch_norm.py`, on a GPU those of `gpu/*.py`.
+"""Call a kernel by its name: on a CPU those of `source/*.cpp`, on a GPU those of `gpu/*.py`.
 
 The former are compiled once per machine, into `$XDG_CACHE_HOME/densevit` (`~/.cache/densevit`) under a name made from
 the sources, the compiler and the processor; the latter by Triton, which keeps them in `~/.triton/cache`. Where they
@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _len_torch_dispatch_stack
 
-from densevit.kernels.batch_norm import batch_norm
 from densevit.kernels.operators import register, register_new_map
 from densevit.kernels.pages import kept_map
 
@@ -102,9 +101,6 @@ def _run(name: str, *arguments: Any) -> None:
         else:
             with torch.cuda.device_of(first):
                 kernel(*arguments)
-        return
-    if name == "batch_norm":  # the one step that is no faster in C++
-        batch_norm(*arguments)
         return
     kernels = library()
     assert kernels is not None

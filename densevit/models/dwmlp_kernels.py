@@ -30,6 +30,7 @@ from densevit.models.norm_gelu_kernels import (
     linear_backward,
     norm_backward,
     parts,
+    tensors_of,
 )
 from densevit.models.untouched import untouched
 
@@ -47,7 +48,8 @@ def takes(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) 
         or not all(keeps_one_map(norm, x) and norm.affine for norm in norms)
     ):
         return False
-    return usable(x, *(module.weight for module in (*norms, *layers, depthwise.conv)))
+    of_norms = (tensor for norm in norms for tensor in tensors_of(norm))
+    return usable(x, *of_norms, *(module.weight for module in (*layers, depthwise.conv)))
 
 
 def train_dwmlp(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) -> tuple[Tensor, Tensor]:

@@ -14,15 +14,19 @@ from densevit.models.hlg_kernels import plain, whole_vectors
 from densevit.models.hlg_layer import HLGLayer, LocalGlobalAttention, SpatialSmoothing
 from densevit.models.layer_steps import AddGelu, LinearAdd, LinearBeside, MixQuery, NormAdd, NormLinear, PoolWindows
 from densevit.models.lean_gradients import counted, has_running_statistics, norm_gelu_conv
+from densevit.models.norm_gelu_kernels import tensors_of
 from densevit.models.windows import pad_map, window_grid
 
 
 def takes_training(layer: HLGLayer, x: Tensor) -> bool:
     """Whether `train_layer` may stand in for `layer(x)`."""
     weights: list[Tensor] = []
-    if not torch.is_grad_enabled() or not plain(layer, training=True, found=weights) or not usable(x, *weights):
+    if not torch.is_grad_enabled() or not plain(layer, training=True, found=weights) or not whole_vectors(layer):
         return False
-    return whole_vectors(layer) and all(has_running_statistics(norm) for norm in _batch_norms(layer))
+    norms = _batch_norms(layer)
+    if not all(has_running_statistics(norm) and norm.affine for norm in norms):
+        return False
+    return usable(x, *weights, *(tensor for norm in norms for tensor in tensors_of(norm)))
 
 
 def _batch_norms(layer: HLGLayer) -> list[nn.BatchNorm2d]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from densevit.errors import UserError
 from densevit.kernels.library import LANES, on_gpu, usable
 from densevit.models.conv_gradients import Step, conv_gradients, convolve, sum_of_parts
-from densevit.models.norm_gelu_kernels import NormGeluConv, takes
+from densevit.models.norm_gelu_kernels import NormGeluConv, takes, tensors_of
 
 LARGEST_BYTES = 28 * 2**20
 """Beyond 32 MB the C library asks the system for every new map's pages, which costs more than what is done on them."""
@@ -44,7 +44,7 @@ def keeps_one_map(norm: nn.BatchNorm2d, x: Tensor) -> bool:
     if not norm.training or not has_running_statistics(norm):
         return False
     if on_gpu(x) or torch.compiler.is_compiling():
-        return norm.affine and norm.num_features % LANES == 0 and usable(x, norm.weight)
+        return norm.affine and norm.num_features % LANES == 0 and usable(x, *tensors_of(norm))
     return x.device.type == "cpu"
 
 

@@ -26,7 +26,14 @@ GPU_PART_BYTES = 2**30
 
 def takes(x: Tensor, norm: nn.BatchNorm2d) -> bool:
     """Whether the kernels take this (B, C, H, W) map and norm."""
-    return x.shape[1] % LANES == 0 and norm.weight is not None and usable(x, norm.weight)
+    return x.shape[1] % LANES == 0 and norm.affine and usable(x, *tensors_of(norm))
+
+
+def tensors_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What a kernel reads and writes of an affine norm with running statistics."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return norm.weight, norm.bias, norm.running_mean, norm.running_var
 
 
 class Affine(NamedTuple):

@@ -39,6 +39,30 @@ def test_not_a_number_stays_one():
     assert ours.isnan().tolist() == [[True] + [False] * 7]
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 1, 8), (2, 5, 7, 40), (1, 3, 67, 2056), (3, 41, 40, 24)])
+def test_batch_norm_and_its_running_statistics(shape):
+    torch.manual_seed(0)
+    C = shape[-1]
+    x, norm = torch.randn(shape) * (0.3 + torch.rand(C)) + 30 * torch.randn(C), nn.BatchNorm2d(C)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.running_mean)
+    mean, var, vectors = norm.running_mean.clone(), norm.running_var.clone(), torch.empty(4, C)
+    call("batch_norm", x, norm.weight, norm.bias, mean, var, vectors, x[..., 0].numel(), C, 0.3, 1e-5)
+    norm.momentum = 0.3
+    expected = norm.double()(x.double().permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    X = x.double()
+    torch.testing.assert_close(
+        ((X - vectors[2]) * vectors[3] * norm.weight + norm.bias), expected, rtol=1e-4, atol=1e-3
+    )
+    torch.testing.assert_close(vectors[2].double(), X.mean(dim=(0, 1, 2)), rtol=2e-7, atol=1e-6)
+    torch.testing.assert_close(
+        vectors[3].double() ** -2, X.var(dim=(0, 1, 2), unbiased=False) + 1e-5, rtol=1e-4, atol=0
+    )
+    torch.testing.assert_close(vectors[1], norm.bias.float() - vectors[2] * vectors[0])
+    torch.testing.assert_close(mean.double(), norm.running_mean, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(var.double(), norm.running_var, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1, 8), (2, 5, 7, 40)])
 def test_steps_of_single_cells(shape):
     torch.manual_seed(0)
