@@ -1,8 +1,9 @@
 // 3x3 depth-wise convolution of (B, H, W, C) maps, padding 1, with what stands before and after it in HLG.
 #include "depthwise.h"
 
-// One row of `count` output cells of 8 channels from three padded rows of input.
-template <int STRIDE, int N> static inline void cells(const float *const rows[3], const vec w[9], vec bias, float *out) {
+// `N` output cells of 8 channels, `step` floats apart, from three padded rows of input.
+template <int STRIDE, int N>
+static inline void cells(const float *const rows[3], const vec w[9], vec bias, float *out, long step) {
     vec sums[N];
     for (int o = 0; o < N; o++) sums[o] = bias;
     for (int ky = 0; ky < 3; ky++)
@@ -11,17 +12,19 @@ template <int STRIDE, int N> static inline void cells(const float *const rows[3]
             for (int o = 0; o < N; o++)
                 if (t - o * STRIDE >= 0 && t - o * STRIDE < 3) sums[o] += w[ky * 3 + t - o * STRIDE] * x;
         }
-    for (int o = 0; o < N; o++) store(out + o * LANES, sums[o]);
+    for (int o = 0; o < N; o++) store(out + o * step, sums[o]);
 }
 
-template <int STRIDE> static void convolve(const float *const rows[3], const vec w[9], vec bias, long count, float *out) {
+// A row of `count` such cells.
+template <int STRIDE>
+static void convolve(const float *const rows[3], const vec w[9], vec bias, long count, float *out, long step) {
     const float *r[3] = {rows[0], rows[1], rows[2]};
-    auto step = [&](long n) {
+    auto next = [&](long n) {
         for (auto &row : r) row += n * STRIDE * LANES;
-        out += n * LANES;
+        out += n * step;
     };
-    for (; count >= 4; count -= 4, step(4)) cells<STRIDE, 4>(r, w, bias, out);
-    for (; count > 0; count--, step(1)) cells<STRIDE, 1>(r, w, bias, out);
+    for (; count >= 4; count -= 4, next(4)) cells<STRIDE, 4>(r, w, bias, out, step);
+    for (; count > 0; count--, next(1)) cells<STRIDE, 1>(r, w, bias, out, step);
 }
 
 // y <- [GELU](conv(GELU(scale * x + shift)) + bias) [+ addend]; without `scale` the convolution takes x as it is.
@@ -50,12 +53,13 @@ extern "C" void depthwise(const float *x, const float *scale, const float *shift
                 vec w[9];
                 for (int k = 0; k < 9; k++) w[k] = load(weight + k * C + c);
                 const float *rows[3] = {ring.row(i * stride - 1, c), ring.row(i * stride, c), ring.row(i * stride + 1, c)};
-                (stride == 1 ? convolve<1> : convolve<2>)(rows, w, load(bias + c), Wo, line);
                 float *out = y + (b * Ho + i) * Wo * C + c;
                 const float *more = addend + (b * Ho + i) * Wo * C + c;
+                bool is_done = !act && !addend;
+                auto run = stride == 1 ? convolve<1> : convolve<2>;
+                run(rows, w, load(bias + c), Wo, is_done ? out : line, is_done ? C : LANES);
                 if (act) for (long j = 0; j < Wo; j++) store(out + j * C, gelu(load(line + j * LANES)));
                 else if (addend) for (long j = 0; j < Wo; j++) store(out + j * C, load(line + j * LANES) + load(more + j * C));
-                else for (long j = 0; j < Wo; j++) store(out + j * C, load(line + j * LANES));
             }
         }
     });
@@ -150,7 +154,7 @@ extern "C" void depthwise_backward(const float *x, const float *scale, const flo
                 const float *in[3] = {inputs.row(r - 1, c), inputs.row(r, c), inputs.row(r + 1, c)};
                 const float *out[3] = {grads.row(r - 1, c), grads.row(r, c), grads.row(r + 1, c)};
                 if (r % stride == 0) weight_sums(in, out[1] + LANES, W, s);
-                convolve<1>(out, w, splat(0), W, lines + (c - c0) * W);
+                convolve<1>(out, w, splat(0), W, lines + (c - c0) * W, LANES);
                 for (int k = 0; k < 10; k++) store(total + k * C + c, load(total + k * C + c) + s[k]);
             }
             long row = (b * H + r) * W * C;

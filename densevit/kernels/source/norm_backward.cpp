@@ -9,11 +9,12 @@ struct Pair { vec first, second; };
 // long sum loses nothing.
 template <class Body> static void blockwise_sums(long rows, long channels, long threads, float *sums, const Body &body) {
     parallel_sum((rows + BLOCK - 1) / BLOCK, threads, sums, 2 * channels, [=](long block, float *total) {
+        const Body own = body;  // in registers, see `parallel`
         float *a = scratch(2 * channels), *b = a + channels;
         memset(a, 0, 2 * channels * sizeof(float));
         for (long r = block * BLOCK; r < rows && r < (block + 1) * BLOCK; r++)
             for (long c = 0, at = r * channels; c < channels; c += LANES, at += LANES) {
-                Pair pair = body(at, c);
+                Pair pair = own(at, c);
                 store(a + c, load(a + c) + pair.first);
                 store(b + c, load(b + c) + pair.second);
             }

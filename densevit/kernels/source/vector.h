@@ -6,6 +6,9 @@
 #include <vector>
 
 #include <omp.h>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 constexpr long LANES = 8;
 
@@ -24,16 +27,18 @@ static inline void store(float *p, vec x) { *(loose_vec *)p = x; }
 static inline vec splat(float x) { return vec{x, x, x, x, x, x, x, x}; }
 
 // The vector, in a register: GCC would load it again for each of several sums, and processors load no faster than they add.
+// `larger` is a > b ? a : b, in one instruction.
 #ifdef __AVX2__
 static inline vec kept(vec x) {
     asm("" : "+x"(x));
     return x;
 }
+static inline vec larger(vec a, vec b) { return _mm256_max_ps(a, b); }
 #else
 static inline vec kept(vec x) { return x; }
+static inline vec larger(vec a, vec b) { return a > b ? a : b; }
 #endif
 
-static inline vec larger(vec a, vec b) { return a > b ? a : b; }
 
 typedef float half_vec __attribute__((vector_size(16)));
 
@@ -110,10 +115,15 @@ static inline vec gelu(vec x) {
     return gelu(x, slope);
 }
 
-// body(i) for i in 0 .. n - 1, spread over threads.
+// body(i) for i in 0 .. n - 1, spread over threads. Each has a copy of the body: what that holds can then stay in registers,
+// where otherwise every store might have changed it.
 template <class Body> static void parallel(long n, long threads, const Body &body) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-    for (long i = 0; i < n; i++) body(i);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    {
+        const Body own = body;
+#pragma omp for schedule(static)
+        for (long i = 0; i < n; i++) own(i);
+    }
 }
 
 // body(i, sums) for i in 0 .. n - 1, where each thread adds to sums of its own; together they are added to `total`.
