@@ -1,8 +1,8 @@
 // Convolutions as products, of lines of a map as they lie: what a cell sees of one line is one run of floats.
 #include "tiles.h"
 
-constexpr long CELLS = 256;    // at once, of a sum over all
-constexpr long CHANNELS = 192; // of the first map at once: with these cells in the second cache
+constexpr long CELLS = 256;     // at once, of a sum over all cells
+constexpr long CHANNELS = 192;  // of the gradient at once: with so many cells they stay in the second cache
 
 // out[i, y, x] <- sum over t < taps of the `depth` floats of `map` from i * image + y * line + x * step + t * tap on, times
 // rows t * depth and on of `matrix` (taps * depth, width). Sizes of out: images, H, W; it lies by out_image, out_line, out_step.
@@ -29,11 +29,12 @@ extern "C" void convolution(const float *map, const float *matrix, float *out, l
     });
 }
 
-// `R` columns of `rows` rows, which lie `step` apart, one row after the other
-template <int R> static void pack_cells(const float *from, long rows, long step, float *to) {
-    for (long k = 0; k < rows; k++, from += step, to += R) memcpy(to, from, R * sizeof(float));
+// to (cells, R) <- R channels of cells that lie `step` apart
+template <int R> static void pack_cells(const float *from, long cells, long step, float *to) {
+    for (long k = 0; k < cells; k++, from += step, to += R) memcpy(to, from, R * sizeof(float));
 }
 
+// total (channels, N * 8) <- [total +] the transpose of the packed cells (cells, channels) times the panel (cells, N * 8)
 template <int N>
 static void across(const float *block, long channels, const float *panel, long cells, bool more, float *total, long width) {
     for (; channels > 0; channels -= ROWS, block += ROWS * cells, total += ROWS * width) {

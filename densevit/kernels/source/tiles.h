@@ -42,7 +42,8 @@ static inline void tile(const float *x, long step, long along, const float *pane
         }
 }
 
-// The same for any number of rows, in tiles of about one height: those of less than four rows wait for their own sums.
+// The same for any number of rows, in tiles of about one height: a tile of less than four rows has too few sums to keep the
+// processor busy.
 template <int N, bool FETCH = false>
 static void down(const float *x, long rows, long step, const float *panel, long depth, Added added, float *out, long width) {
     for (long left = (rows + ROWS - 1) / ROWS, n; left > 0; left--, rows -= n) {
