@@ -16,9 +16,15 @@ from densevit.kernels.pages import new_map, new_map_like
 Taps = list[list[tuple[int, int]]]
 
 
-def takes(grad: Tensor, x: Tensor, weight: Tensor) -> bool:
+def takes(grad: Tensor, x: Tensor, weight: Tensor, stride: int) -> bool:
     """Whether the kernels take this gradient, input and weight (C', C, 3, 3), and are the faster."""
-    if weight.shape[1:] != (x.shape[-1], 3, 3) or len(weight) % LANES or x.shape[-1] % LANES or not grad.numel():
+    if (
+        stride > 2
+        or weight.shape[1:] != (x.shape[-1], 3, 3)
+        or len(weight) % LANES
+        or x.shape[-1] % LANES
+        or not grad.numel()
+    ):
         return False
     return products.IS_FASTER and not on_gpu(x) and usable(grad, x, weight)
 

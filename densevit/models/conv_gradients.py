@@ -50,7 +50,7 @@ def conv_gradients(
         return grad_x, rows.t() @ inputs.flatten(0, 2), rows.sum(dim=0)
     channels, groups = weight.shape[0], x.shape[1] // weight.shape[1]
     cells, of_cells = x.permute(0, 2, 3, 1), grad.permute(0, 2, 3, 1)
-    if convolutions.takes(of_cells, cells, weight):
+    if convolutions.takes(of_cells, cells, weight, stride):
         cells, of_cells = cells.contiguous(), of_cells.contiguous()
         by_weight, by_bias = convolutions.weight_gradient(of_cells, cells, stride), of_cells.sum(dim=(0, 1, 2))
         if not needs_x:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from densevit.kernels.bfloat16 import narrow, widened
-from densevit.kernels.library import LANES, call, usable
+from densevit.kernels.library import LANES, call
 from densevit.kernels.maps import depthwise, new_sums, taps
 from densevit.kernels.operators import as_operator
 from densevit.kernels.pages import new_map, new_map_like
@@ -30,7 +30,7 @@ from densevit.models.norm_gelu_kernels import (
     linear_backward,
     norm_backward,
     parts,
-    tensors_of,
+    usable_norms,
 )
 from densevit.models.untouched import untouched
 
@@ -48,8 +48,7 @@ def takes(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) 
         or not all(keeps_one_map(norm, x) and norm.affine for norm in norms)
     ):
         return False
-    of_norms = (tensor for norm in norms for tensor in tensors_of(norm))
-    return usable(x, *of_norms, *(module.weight for module in (*layers, depthwise.conv)))
+    return usable_norms(norms, x, *(module.weight for module in (*layers, depthwise.conv)))
 
 
 def train_dwmlp(x: Tensor, expand: ConvNorm, depthwise: ConvNorm, project: nn.Linear) -> tuple[Tensor, Tensor]:

@@ -7,14 +7,13 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from densevit.kernels.library import usable
 from densevit.models.attention import window_attention_beside
 from densevit.models.conv_gradients import compute_dtype
 from densevit.models.hlg_kernels import plain, whole_vectors
 from densevit.models.hlg_layer import HLGLayer, LocalGlobalAttention, SpatialSmoothing
 from densevit.models.layer_steps import AddGelu, LinearAdd, LinearBeside, MixQuery, NormAdd, NormLinear, PoolWindows
 from densevit.models.lean_gradients import counted, has_running_statistics, norm_gelu_conv
-from densevit.models.norm_gelu_kernels import tensors_of
+from densevit.models.norm_gelu_kernels import usable_norms
 from densevit.models.windows import pad_map, window_grid
 
 
@@ -24,9 +23,7 @@ def takes_training(layer: HLGLayer, x: Tensor) -> bool:
     if not torch.is_grad_enabled() or not plain(layer, training=True, found=weights) or not whole_vectors(layer):
         return False
     norms = _batch_norms(layer)
-    if not all(has_running_statistics(norm) and norm.affine for norm in norms):
-        return False
-    return usable(x, *weights, *(tensor for norm in norms for tensor in tensors_of(norm)))
+    return all(has_running_statistics(norm) for norm in norms) and usable_norms(norms, x, *weights)
 
 
 def _batch_norms(layer: HLGLayer) -> list[nn.BatchNorm2d]:

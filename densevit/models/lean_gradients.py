@@ -13,16 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from densevit.errors import UserError
-from densevit.kernels.library import LANES, on_gpu, usable
+from densevit.kernels.library import LANES, on_gpu
 from densevit.models.conv_gradients import Step, conv_gradients, convolve, sum_of_parts
-from densevit.models.norm_gelu_kernels import NormGeluConv, takes, tensors_of
+from densevit.models.norm_gelu_kernels import NormGeluConv, takes, usable_norms
 
 LARGEST_BYTES = 28 * 2**20
 """Beyond 32 MB the C library asks the system for every new map's pages, which costs more than what is done on them."""
 
 
 def check_values_per_channel(norm: nn.BatchNorm2d, x: Tensor) -> None:
-    """UserError where a norm would train on one value per channel, whose variance is no number."""
+    """UserError where a norm would train on nothing, or on one value per channel, whose variance is no number."""
+    if norm.training and not x.numel():
+        raise UserError(f"batch norm cannot train on an empty batch: its input is {tuple(x.shape)}")
     if norm.training and x.numel() == x.shape[1]:
         raise UserError(
             "batch norm cannot train on one value per channel: the batch is 1 and a map has come down to 1 x 1; "
@@ -44,7 +46,7 @@ def keeps_one_map(norm: nn.BatchNorm2d, x: Tensor) -> bool:
     if not norm.training or not has_running_statistics(norm):
         return False
     if on_gpu(x) or torch.compiler.is_compiling():
-        return norm.affine and norm.num_features % LANES == 0 and usable(x, *tensors_of(norm))
+        return norm.num_features % LANES == 0 and usable_norms([norm], x)
     return x.device.type == "cpu"
 
 

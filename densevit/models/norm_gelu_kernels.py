@@ -3,7 +3,7 @@
 Shapes: B batch, H W map, C channels; maps are (B, H, W, C), contiguous.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,14 +26,18 @@ GPU_PART_BYTES = 2**30
 
 def takes(x: Tensor, norm: nn.BatchNorm2d) -> bool:
     """Whether the kernels take this (B, C, H, W) map and norm."""
-    return x.shape[1] % LANES == 0 and norm.affine and usable(x, *tensors_of(norm))
+    return x.shape[1] % LANES == 0 and usable_norms([norm], x)
 
 
-def tensors_of(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What a kernel reads and writes of an affine norm with running statistics."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    return norm.weight, norm.bias, norm.running_mean, norm.running_var
+def usable_norms(norms: Sequence[nn.BatchNorm2d], *maps: Tensor) -> bool:
+    """`usable` for these maps and what the kernels read and write of the norms: all of it there, and without gaps."""
+    tensors: list[Tensor] = []
+    for norm in norms:
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            if tensor is None or not tensor.is_contiguous():
+                return False
+            tensors.append(tensor)
+    return usable(*maps, *tensors)
 
 
 class Affine(NamedTuple):
@@ -49,7 +53,8 @@ def batch_norm(x: Tensor, gamma: Tensor, beta: Tensor, step: Step) -> Affine:
     """The norm of this batch; counted in its running statistics."""
     vectors = torch.empty(4, x.shape[-1], dtype=torch.float32, device=x.device)
     running = (step.running_mean, step.running_var)
-    call("batch_norm", x, gamma, beta, *running, vectors, x[..., 0].numel(), x.shape[-1], step.momentum, step.eps)
+    sizes, rates = (x[..., 0].numel(), x.shape[-1]), (float(step.momentum), float(step.eps))
+    call("batch_norm", x, gamma, beta, *running, vectors, *sizes, *rates)
     return Affine(*vectors.unbind())
 
 

@@ -83,15 +83,16 @@ def longs(*numbers):
 
 def test_takes_only_what_it_is_faster_at(always, monkeypatch):
     grad, x, weight = (torch.randn(size) for size in ((2, 5, 5, 8), (2, 5, 5, 16), (8, 16, 3, 3)))
-    assert convolutions.takes(grad, x, weight)
-    assert not convolutions.takes(grad, x, torch.randn(8, 16, 5, 5))
-    assert not convolutions.takes(grad, x, torch.randn(8, 1, 3, 3))  # depth-wise
-    assert not convolutions.takes(grad[..., :4], x, weight[:4])  # no whole vectors
-    assert not convolutions.takes(grad, x[..., :12], weight[:, :12])
-    assert not convolutions.takes(grad.double(), x.double(), weight.double())
-    assert not convolutions.takes(grad[:0], x[:0], weight)
+    assert convolutions.takes(grad, x, weight, 1)
+    assert not convolutions.takes(grad, x, torch.randn(8, 16, 5, 5), 1)
+    assert not convolutions.takes(grad, x, torch.randn(8, 1, 3, 3), 1)  # depth-wise
+    assert not convolutions.takes(grad[..., :4], x, weight[:4], 1)  # no whole vectors
+    assert not convolutions.takes(grad, x[..., :12], weight[:, :12], 1)
+    assert not convolutions.takes(grad, x, weight, 3)
+    assert not convolutions.takes(grad.double(), x.double(), weight.double(), 1)
+    assert not convolutions.takes(grad[:0], x[:0], weight, 1)
     monkeypatch.setattr(products, "IS_FASTER", False)
-    assert not convolutions.takes(grad, x, weight)
+    assert not convolutions.takes(grad, x, weight, 1)
     library_results = conv_gradients(*(t.permute(0, 3, 1, 2) for t in (grad, x)), weight, has_bias=True, stride=1)
     for result, expected in zip(
         library_results, exact(grad.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight, 1), strict=True

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from densevit.errors import UserError
 from densevit.models import lean_gradients
 from densevit.models.conv_gradients import conv_gradients
 from densevit.models.conv_norm import ConvNorm, in_sequence
@@ -95,3 +96,40 @@ def test_other_norms_and_modes_go_through_torch():
     ):
         assert not keeps_one_map(norm, x)
     assert not keeps_one_map(nn.BatchNorm2d(6), x.to("meta"))
+
+
+def strided(norm):
+    norm.weight = nn.Parameter(torch.randn(8, 2)[:, 0])
+
+
+def whole_momentum(norm):
+    norm.momentum = 1
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("change", [strided, whole_momentum])
+def test_norms_and_strides_that_users_bring(change, stride):
+    torch.manual_seed(0)
+    norm, conv = nn.BatchNorm2d(8), nn.Conv2d(8, 16, 3, stride, 1)
+    change(norm)
+    modules = nn.ModuleList([norm, conv])
+    others, x = copy.deepcopy(modules), torch.randn(2, 8, 9, 10) + 3
+    inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
+    outputs = [norm_gelu_conv(inputs[0], norm, conv), others[1](F.gelu(others[0](inputs[1])))]
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+    for output in outputs:
+        output.square().sum().backward()
+    for ours, theirs in zip(
+        [inputs[0].grad, *(p.grad for p in modules.parameters()), norm.running_mean, norm.running_var],
+        [inputs[1].grad, *(p.grad for p in others.parameters()), others[0].running_mean, others[0].running_var],
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_an_empty_batch_is_refused_and_not_counted():
+    norm = nn.BatchNorm2d(8)
+    with pytest.raises(UserError, match=r"empty batch: its input is \(0, 8, 5, 5\)"):
+        norm_gelu_conv(torch.randn(0, 8, 5, 5), norm)
+    assert torch.equal(norm.running_mean, torch.zeros(8))
+    assert norm.num_batches_tracked == 0
