@@ -49,12 +49,9 @@ def _add_taps(lines: Tensor, weight: Tensor, out: Tensor, taps: Taps) -> None:
         return
     by_tap = weight.permute(2, 3, 0, 1)
     matrix = torch.stack([by_tap[ky, kx] for line in taps for ky, kx in line])
-    (image, line, cell, _), sizes, depth = lines.stride(), out.shape[:3], len(taps[0]) * len(weight)
-    call("convolution", lines, matrix, out, *sizes, image, line, cell, len(taps), line, depth, *_lies(out))
-
-
-def _lies(out: Tensor) -> tuple[int, ...]:
-    return out.shape[-1], *out.stride()[:3]
+    (image, line, cell, _), depth = lines.stride(), len(taps[0]) * len(weight)
+    seen, lies = (image, line, cell, len(taps), line, depth), (out.shape[-1], *out.stride()[:3])
+    call("convolution", lines, matrix, out, *out.shape[:3], *seen, *lies)
 
 
 def weight_gradient(grad: Tensor, x: Tensor, stride: int) -> Tensor:

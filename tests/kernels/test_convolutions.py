@@ -1,7 +1,5 @@
 """Gradients of full 3x3 convolutions: the kernels against float64, and who takes which."""
 
-from ctypes import c_long, c_void_p
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -57,7 +55,7 @@ def test_maps_that_lie_otherwise(always):
         assert torch.equal(result, value)
 
 
-def test_the_same_on_any_threads(always):
+def test_the_same_on_any_threads(always, monkeypatch):
     grad, x, _ = operands(3, 9, 11, 24, 40, 1)
     lines, cells = convolutions.padded(x.permute(0, 2, 3, 1), before=1), grad.permute(0, 2, 3, 1).contiguous()
     matrix, results = torch.randn(9 * 24, 16), []
@@ -65,20 +63,13 @@ def test_the_same_on_any_threads(always):
     for threads in (1, 2, 5):
         out, total = torch.full((3, 9, 11, 16), torch.nan), torch.full((40, 3, 3, 24), torch.nan)
         steps = (3, 9, 11, image, line, cell, 3, line, 72)
-        library().convolution(*pointers(lines, matrix, out), *longs(*steps, 16, *out.stride()[:3], threads))
-        library().convolution_weight(*pointers(lines, cells, total), *longs(*steps, 40, threads))
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        call("convolution", lines, matrix, out, *steps, 16, *out.stride()[:3])
+        call("convolution_weight", lines, cells, total, *steps, 40)
         results.append((out, total))
     for out, total in results[1:]:
         assert torch.equal(out, results[0][0])
         assert torch.equal(total, results[0][1])
-
-
-def pointers(*tensors):
-    return [c_void_p(t.data_ptr()) for t in tensors]
-
-
-def longs(*numbers):
-    return [c_long(n) for n in numbers]
 
 
 def test_takes_only_what_it_is_faster_at(always, monkeypatch):
