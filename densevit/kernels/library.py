@@ -112,6 +112,8 @@ def _argument(value: Any) -> Any:
         return ctypes.c_void_p(value.data_ptr())
     if isinstance(value, float):
         return ctypes.c_float(value)
+    if isinstance(value, tuple) and isinstance(value[0], Tensor):
+        return (ctypes.c_void_p * len(value))(*(tensor.data_ptr() for tensor in value))
     if isinstance(value, tuple):
         return (ctypes.c_int64 * len(value))(*value)
     return ctypes.c_long(value) if isinstance(value, int) else value

@@ -53,9 +53,9 @@ SCHEMAS = {
     "window_attention_backward": "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor grad, "
     f"Tensor? addend, Tensor(a!) grad_q, Tensor(b!)? grad_k, Tensor(c!) grad_v, Tensor(d!)? grad_bias, {_WINDOWS}",
     "position_bias": "Tensor y, Tensor x, Tensor index_y, Tensor index_x, Tensor[] weights, Tensor(a!) table, "
-    "Tensor(b!) bias, float eps",
+    "Tensor(b!) bias, float eps, int[] sizes",
     "position_bias_backward": "Tensor y, Tensor x, Tensor query_y, Tensor query_x, Tensor[] weights, Tensor grad, "
-    "Tensor(a!) sums, int W, float eps",
+    "Tensor(a!) sums, float eps, int[] sizes",
     "stem": f"Tensor x, Tensor weight, {_AFFINE}, Tensor matrix, Tensor scale2, Tensor shift2, Tensor(a!) out, {_MAP}",
     "key_attention": f"{_KEYS}, Tensor(a!) out, SymInt B, int N, int M, int heads, int dim, float scale",
     "key_attention_backward": f"{_KEYS}, Tensor grad, Tensor(a!) grad_q, Tensor(b!) grad_kv, Tensor(c!)? grad_bias, "

@@ -58,7 +58,8 @@ class DynamicPositionBias(nn.Module):
     def laid_out(self, y: "AxisOffsets", x: "AxisOffsets", dtype: torch.dtype) -> Tensor:
         """Bias of all queries on all keys, (1, heads, h * w, nh * nw), of `dtype`."""
         own = type(self) is DynamicPositionBias and not has_hooks(self)
-        if not own or not takes(self.first, self.rest, keys_across=x.index.shape[1], device=x.values.device):
+        nw, device = x.index.shape[1], x.values.device
+        if not own or not takes(self.first, self.rest, keys_across=nw, device=device, dtype=dtype):
             return gather_bias(self(y.values, x.values).to(dtype), y.index, x.index)
         weights = (tensor for part in (self.first, *self.rest) for tensor in part._parameters.values())
         axes = tuple((axis.values, axis.index, axis.query) for axis in (y, x))

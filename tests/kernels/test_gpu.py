@@ -8,6 +8,7 @@ import ctypes
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +19,6 @@ from densevit.kernels import library
 from densevit.models.conv_norm import ConvNorm
 from densevit.models.hlg import HLG, Stem, takes_layer, takes_training
 from densevit.models.hlg_kernels import infer_stem, takes_stem
-from densevit.models.position_bias import DynamicPositionBias, axis_offsets
-from densevit.models.position_bias_kernels import takes as takes_bias
 from densevit.models.windows import window_grid
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -42,11 +41,12 @@ def test_by_the_interpreter():
     pytest.importorskip("triton")
     if library.library() is None:
         pytest.skip("no kernels for a CPU to compare with")
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", __file__]
+    files = [__file__, str(Path(__file__).parents[1] / "models" / "test_position_bias_kernels.py")]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", "-o", "addopts=", *files]
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-4000:]
-    assert "3 skipped" in run.stdout, run.stdout[-400:]  # this one, and two that cannot run there
+    assert "5 skipped" in run.stdout, run.stdout[-400:]  # this one, and four that cannot run there
 
 
 def R(*shape):
@@ -263,101 +263,6 @@ def test_keys(B, N, M, dim, parts):
         grads = (out, torch.zeros(parts, B, 2, M, C), None if bias is None else torch.zeros_like(bias))
         sizes = (B, N, M, 2, dim, parts, dim**-0.5)
         compare("key_attention_backward", q, C, k, v, C, bias, grad, *grads, *sizes)
-
-
-@runs_here
-@pytest.mark.parametrize(("heads", "dim", "size", "centers"), [
-    (3, 96, (9, 5), ([6, 17], [6, 15])), (2, 256, (4, 4), ([0, 2, 4, 6],) * 2), (17, 1024, (2, 3), ([2], [1, 4, 5])),
-])  # fmt: skip
-def test_position_bias(heads, dim, size, centers):
-    torch.manual_seed(0)
-    bias = DynamicPositionBias(dim, num_heads=heads).to(DEVICE)
-    for p in bias.parameters():
-        nn.init.normal_(p, 1 if p.dim() == 1 else 0, 0.3)
-    wide = copy.deepcopy(bias).double()
-    y, x = (axis_offsets(n, c, device=torch.device(DEVICE)) for n, c in zip(size, centers, strict=True))
-    assert takes_bias(bias.first, bias.rest, keys_across=len(centers[1]), device=x.values.device)
-    ours, expected = (mlp.laid_out(y, x, mlp.first.weight.dtype) for mlp in (bias, wide))
-    torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-5)
-    grad = torch.randn_like(expected)
-    ours.backward(grad.float())
-    expected.backward(grad)
-    for (name, a), b in zip(bias.named_parameters(), wide.parameters(), strict=True):
-        assert (a.grad.double() - b.grad).norm() < 1e-4 * b.grad.norm(), name
-
-
-@runs_here
-def test_position_bias_in_bfloat16():
-    torch.manual_seed(0)
-    bias, grads = DynamicPositionBias(96, num_heads=3).to(DEVICE), []
-    axes = [axis_offsets(n, [1, 6], device=torch.device(DEVICE)) for n in (6, 4)]
-    for dtype in (torch.float32, torch.bfloat16):
-        bias.zero_grad()
-        out = bias.laid_out(*axes, dtype)
-        assert out.dtype == dtype
-        out.backward(torch.linspace(-1, 1, out.numel(), device=DEVICE).view(out.shape).to(dtype))
-        grads.append([out.float(), *(p.grad for p in bias.parameters())])
-    for a, b in zip(*grads, strict=True):
-        assert (a - b).norm() < 2e-2 * a.norm() + 1e-6
-
-
-LAST = nn.Linear(8, 6), nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 3)
-CHANGES = {
-    "hook": lambda bias: bias.register_forward_hook(lambda *_: None),
-    "hook of its rest": lambda bias: bias.rest.register_forward_hook(lambda *_: None),
-    "eps": lambda bias: setattr(bias.rest[0], "eps", 0.5),
-    "widths": lambda bias: bias.rest.__init__(*bias.rest[:2], nn.Linear(6, 8), nn.LayerNorm(8), nn.ReLU(), *LAST),
-    "strides": lambda bias: setattr(bias.rest[2], "weight", nn.Parameter(torch.randn(6, 6, device=DEVICE).t())),
-    "type": lambda bias: bias.double(),
-}
-
-
-@runs_here
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_position_bias_is_no_kernels(change, monkeypatch):
-    from densevit.models import position_bias
-
-    bias = DynamicPositionBias(96, num_heads=3).to(DEVICE)
-    axis = axis_offsets(3, [0, 4], device=torch.device(DEVICE))
-    monkeypatch.setattr(position_bias.LaidOutBias, "apply", lambda *_: pytest.fail("by the kernels"))
-    with pytest.raises(pytest.fail.Exception, match="by the kernels"):
-        bias.laid_out(axis, axis, torch.float32)
-    CHANGES[change](bias)
-    bias.to(DEVICE).laid_out(axis, axis, torch.float32)
-
-
-class LaidOut(nn.Module):
-    """The global step's bias of a 6 x 4 map with two keys."""
-
-    def __init__(self):
-        super().__init__()
-        self.mlp = DynamicPositionBias(64, num_heads=2)
-
-    def forward(self):
-        axes = (axis_offsets(n, [1, 6], device=torch.device(DEVICE)) for n in (6, 4))
-        return self.mlp.laid_out(*axes, torch.float32)
-
-
-@runs_here
-@pytest.mark.parametrize("training", [False, True])
-def test_a_compiled_position_bias_keeps_its_kernels(training):
-    torch.manual_seed(0)
-    eager, results, code = LaidOut().to(DEVICE), [], []
-
-    def backend(graph, inputs):
-        code.extend(part.code for part in graph.modules() if hasattr(part, "code"))
-        return torch._dynamo.backends.registry.lookup_backend("aot_eager")(graph, inputs)
-
-    for module in (torch.compile(copy.deepcopy(eager), backend=backend, fullgraph=True), eager):
-        with torch.set_grad_enabled(training):
-            output = module()
-        if training:
-            output.square().sum().backward()
-        results.append([output, *(p.grad for p in module.parameters() if training)])
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs)
-    assert "densevit.position_bias" in " ".join(code)
-    assert not training or "densevit.position_bias_backward" in " ".join(code)
 
 
 @runs_here

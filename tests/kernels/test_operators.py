@@ -21,7 +21,7 @@ def threads():
     """Those of PyTorch, as they stand."""
 
 
-GPU_ALONE = {"column_sums", "position_bias", "position_bias_backward", "stem"}
+GPU_ALONE = {"column_sums", "stem"}
 LAYERS = {
     "first": partial(HLGLayer, 16, 32, num_heads=2, stride=2),
     "own": partial(HLGLayer, 32, 32, num_heads=2, local_key="own", window_embedding="dwconv", drop_path=0.5),

@@ -31,30 +31,30 @@ def fits_position_bias(heads: int, dim: int, keys_across: int) -> bool:
 
 def position_bias(
     y: Tensor, x: Tensor, index_y: Tensor, index_x: Tensor, weights: Sequence[Tensor], table: Tensor, bias: Tensor,
-    eps: float,
+    eps: float, sizes: Sequence[int],
 ) -> None:  # fmt: skip
     """table (heads, Uy, Ux), bias (heads, N, M) <- by offsets y (Uy,), x (Ux,) and their indices (H, nh), (W, nw)."""
-    (heads, down, across), dim = table.shape, len(weights[0])
+    heads, dim, down, across, H, W, nh, nw = sizes
     padded, width = _tiles(heads, dim)
     arguments = (y, x, *weights, table, down * across, across, heads, dim, eps)
     launch(_table, (cdiv(down * across, OFFSETS),), arguments, (OFFSETS, padded, width), warps=max(4, width // 8))
-    (H, nh), (W, nw) = index_y.shape, index_x.shape
-    sizes = (down * across, across, H * W * nh * nw, W, nh * nw, nw)
-    launch(_lay_out, (cdiv(sizes[2], 1024), heads), (table, index_y, index_x, bias, *sizes), (1024,))
+    pairs = H * W * nh * nw
+    arguments = (table, index_y, index_x, bias, down * across, across, pairs, W, nh * nw, nw)
+    launch(_lay_out, (cdiv(pairs, 1024), heads), arguments, (1024,))
 
 
 def position_bias_backward(
     y: Tensor, x: Tensor, query_y: Tensor, query_x: Tensor, weights: Sequence[Tensor], grad: Tensor, sums: Tensor,
-    W: int, eps: float,
+    eps: float, sizes: Sequence[int],
 ) -> None:  # fmt: skip
     """To `sums` are added the gradients of all weights, in turn. `query_y` (Uy, nh) is the inverse of `index_y`."""
-    (heads, N, M), dim, (down, nh), (across, nw) = grad.shape, len(weights[0]), query_y.shape, query_x.shape
+    heads, dim, down, across, H, W, nh, nw = sizes
     padded, width = _tiles(heads, dim)
     keys = power_of_two(nw)
     offsets = OFFSETS if OFFSETS * padded * keys <= WIDEST else OFFSETS // 2
     partials = new_partials(cdiv(down * across, offsets), 1, len(sums), y)
-    sizes = (down * across, across, heads, dim, N, M, W, nh, nw, len(sums))
-    arguments = (y, x, query_y, query_x, *weights, grad, partials, *sizes, eps)
+    counts = (down * across, across, heads, dim, H * W, nh * nw, W, nh, nw, len(sums))
+    arguments = (y, x, query_y, query_x, *weights, grad, partials, *counts, eps)
     launch(_table_backward, (len(partials),), arguments, (offsets, padded, width, keys), warps=8)
     add_partials(partials, sums)
 
