@@ -51,6 +51,12 @@ def test_equals_the_layers_in_float64(heads, dim, size, centers, threads, device
         assert (a.grad.double() - b.grad).norm() < 1e-4 * b.grad.norm(), name
 
 
+def test_no_number_stays_none(device):
+    bias = DynamicPositionBias(96, num_heads=3).to(device)
+    nn.init.constant_(bias.rest[0].weight, torch.nan)
+    assert bias.laid_out(*axes((3, 3), ([0, 4],) * 2, device), torch.float32).isnan().all()
+
+
 def test_in_bfloat16(device):
     torch.manual_seed(0)
     bias, grads = DynamicPositionBias(96, num_heads=3).to(device), []

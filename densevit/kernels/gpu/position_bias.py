@@ -77,7 +77,8 @@ def _norm(h, d, dim, eps):
 
 @triton.jit
 def _rectified(normed, gain, shift, d, dim):
-    return tl.maximum(normed * read(gain + d, d < dim)[None, :] + read(shift + d, d < dim)[None, :], 0.0)
+    scaled = normed * read(gain + d, d < dim)[None, :] + read(shift + d, d < dim)[None, :]
+    return tl.maximum(scaled, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit

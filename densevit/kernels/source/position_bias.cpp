@@ -45,7 +45,7 @@ static vec centred(float *row, long dim) {
     return squares;
 }
 
-// h <- Linear(ReLU(LayerNorm(h)))
+// h <- Linear(ReLU(LayerNorm(h))); NaN stays NaN
 static void forward(const Layer &layer, Rows h, Kept &kept, float eps) {
     long dim = layer.dim, wide = padded(layer.width);
     for (long i = 0; i < GROUP; i++) {
@@ -53,7 +53,7 @@ static void forward(const Layer &layer, Rows h, Kept &kept, float eps) {
         for (long c = 0; c < dim; c += LANES) {
             vec normed = load(h[i] + c) * inverse;
             store(kept.normed[i] + c, normed);
-            store(kept.rectified[i] + c, larger(normed * load(&layer.gain[c]) + load(&layer.shift[c]), splat(0)));
+            store(kept.rectified[i] + c, larger(splat(0), normed * load(&layer.gain[c]) + load(&layer.shift[c])));
         }
     }
     for (long n = 0; n < wide; n += LANES) {
