@@ -1,6 +1,6 @@
 """HLG against timm's Swin in one run: images/s and peak memory at 224, inference and training step.
 
-    python benchmarks/hlg_vs_swin.py --models tiny small --batch 32 --threads 1 --repeats 3 [--compile] [--device cuda]
+    python benchmarks/hlg_vs_swin.py --models tiny small --batch 32 --threads 1 [--compile [MODE]] [--device cuda]
 
 The models take turns, so that a change of the machine's load meets both. On a CPU a turn is a fresh process (beside
 another model's maps, memory would come from the system more slowly) and the time its CPU seconds (threads summed),
@@ -35,6 +35,7 @@ PAIRS = {
     "large": ("hlg_large", "swin_base_patch4_window7_224"),
 }
 PAPER = {"tiny": (734, 755), "small": (697, 755), "medium": (392, 437), "large": (221, 278)}  # Table 8, images/s
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 TARGET = {"tiny": 1.5, "small": 1.0, "medium": 1.0, "large": 1.0}
 
 
@@ -44,7 +45,7 @@ def build(name: str, args: argparse.Namespace) -> nn.Module:
         model = create_hlg(name) if name.startswith("hlg") else timm.create_model(name)
     if args.checkpoint_hlg and name.startswith("hlg"):
         model.set_grad_checkpointing()
-    return torch.compile(model) if args.compile else model
+    return torch.compile(model, mode=args.compile) if args.compile else model
 
 
 def autocast(dtype: str, device: str) -> contextlib.AbstractContextManager:
@@ -103,7 +104,8 @@ def take_turns(names: tuple[str, str], args: argparse.Namespace, mode: str, dtyp
     seconds: list[list[float]] = [[], []]
     peaks: list[list[float]] = [[], []]
     shared = ["--batch", args.batch, "--threads", args.threads, "--repeats", args.repeats]
-    flags = ["--compile"] * args.compile + ["--checkpoint-hlg"] * args.checkpoint_hlg + ["--no-memory"] * args.no_memory
+    flags = ["--compile", args.compile] if args.compile else []
+    flags += ["--checkpoint-hlg"] * args.checkpoint_hlg + ["--no-memory"] * args.no_memory
     for _ in range(args.rounds):
         for index, name in enumerate(names):
             command = [sys.executable, __file__, "--turn-of", name, "--modes", mode, "--dtypes", dtype, *shared, *flags]
@@ -124,7 +126,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of a turn (GPU: of a row)")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each model, on a CPU")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--compile", nargs="?", const="default", choices=COMPILE_MODES, help="by torch.compile")
     parser.add_argument("--checkpoint-hlg", action="store_true", help="HLG keeps only each layer's input in training")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", type=Path, help="append one line per row to this file")
@@ -140,7 +142,8 @@ def main() -> None:
         return
     device = torch.cuda.get_device_name() if args.device == "cuda" else f"CPU, {args.threads} thread(s)"
     clock = "wall" if args.device == "cuda" else "process CPU"
-    mode = ("compiled" if args.compile else "eager") + ", HLG checkpointed" * args.checkpoint_hlg
+    compiled = "compiled" if args.compile == "default" else f"compiled ({args.compile})"
+    mode = (compiled if args.compile else "eager") + ", HLG checkpointed" * args.checkpoint_hlg
     print(f"# torch {torch.__version__}, {device}, 224 px, batch {args.batch}, {mode}, {clock} time, in turns")
     print("| model | step | dtype | HLG img/s | Swin img/s | ratio of minima | of medians | target | memory Swin/HLG |")
     print("|---|---|---|---|---|---|---|---|---|")
