@@ -14,7 +14,6 @@ from densevit.models.position_bias_kernels import takes
 pytestmark = pytest.mark.skipif(
     library.library() is None and not library.INTERPRETED, reason="no compiler for the kernels"
 )
-CENTERS = [([6, 17], [6, 15]), ([0, 2, 4, 6],) * 2, ([2], [1, 4, 5]), (list(range(7, 28, 14)), list(range(7, 56, 14)))]
 
 
 @pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
@@ -22,15 +21,22 @@ def device(request):
     return torch.device(request.param)
 
 
+@pytest.fixture(params=[1, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 def axes(size, centers, device):
     return [axis_offsets(n, c, device=device) for n, c in zip(size, centers, strict=True)]
 
 
 @pytest.mark.parametrize(("heads", "dim", "size", "centers"), [
-    (3, 96, (9, 5), CENTERS[0]), (2, 256, (4, 4), CENTERS[1]), (17, 1024, (2, 3), CENTERS[2]),
-    (12, 384, (14, 28), CENTERS[3]),
+    (3, 96, (9, 5), ([6, 17], [6, 15])), (2, 256, (4, 4), ([0, 2, 4, 6],) * 2), (17, 1024, (2, 3), ([2], [1, 4, 5])),
+    (12, 384, (14, 28), ([7, 21], [7, 21, 35, 49])),
 ])  # fmt: skip
-@pytest.mark.parametrize("threads", [1, 3])
 def test_equals_the_layers_in_float64(heads, dim, size, centers, threads, device):
     torch.manual_seed(0)
     bias = DynamicPositionBias(dim, num_heads=heads).to(device)
@@ -39,13 +45,10 @@ def test_equals_the_layers_in_float64(heads, dim, size, centers, threads, device
     wide = copy.deepcopy(bias).double()
     y, x = axes(size, centers, device)
     assert takes(bias.first, bias.rest, keys_across=len(centers[1]), device=y.values.device, dtype=torch.float32)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     ours, expected = (mlp.laid_out(y, x, mlp.first.weight.dtype) for mlp in (bias, wide))
     torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-5)
     grad = torch.randn_like(expected)
     ours.backward(grad.float())
-    torch.set_num_threads(before)
     expected.backward(grad)
     for (name, a), b in zip(bias.named_parameters(), wide.parameters(), strict=True):
         assert (a.grad.double() - b.grad).norm() < 1e-4 * b.grad.norm(), name

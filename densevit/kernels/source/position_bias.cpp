@@ -7,8 +7,6 @@ constexpr long WIDEST = 64, GROUP = 4;  // dim and heads, at most; offsets at a 
 // Distinct offsets (down, across), queries (H, W), keys (nh, nw).
 struct Sizes { int64_t heads, dim, down, across, H, W, nh, nw; };
 
-static inline long padded(long n) { return (n + LANES - 1) / LANES * LANES; }
-
 // Rows of a matrix, or its columns, in whole vectors: zero beyond.
 static std::vector<float> widened(const float *matrix, long rows, long columns, bool turned = false) {
     long count = turned ? columns : rows, width = padded(turned ? rows : columns);
@@ -98,12 +96,12 @@ static void backward(const Layer &layer, const Kept &kept, Rows g, float *sums) 
 }
 
 struct MLP {
-    long heads, dim;
+    long dim;
     std::vector<float> first, bias;
     Layer layers[3];
 
     MLP(const float *const *w, long heads, long dim)
-        : heads(heads), dim(dim), first(widened(w[0], dim, 2, true)), bias(widened(w[1], 1, dim)),
+        : dim(dim), first(widened(w[0], dim, 2, true)), bias(widened(w[1], 1, dim)),
           layers{{w + 2, dim, dim}, {w + 6, dim, dim}, {w + 10, dim, heads}} {}
 
     void start(const float (&offsets)[GROUP][2], Rows h) const {

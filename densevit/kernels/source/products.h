@@ -6,8 +6,6 @@
 constexpr long ROWS = 3;
 constexpr float NEVER = -1e30f;  // the score of a key that is not there
 
-static inline long padded(long keys) { return (keys + LANES - 1) / LANES * LANES; }
-
 template <int R, int N>
 static inline void scores_tile(const float *q, const float *kt, long keys, long dim, float *out) {
     vec sums[R][N] = {};

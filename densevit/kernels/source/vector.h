@@ -39,6 +39,8 @@ static inline vec kept(vec x) { return x; }
 static inline vec larger(vec a, vec b) { return a > b ? a : b; }
 #endif
 
+// The next multiple of a vector's length.
+static inline long padded(long n) { return (n + LANES - 1) / LANES * LANES; }
 
 typedef float half_vec __attribute__((vector_size(16)));
 
