@@ -91,7 +91,7 @@ class _WindowAttention(torch.autograd.Function):
         if grad is None:
             return addend, *[None] * (4 + ctx.num_biases)
         q, k, v, *biases = ctx.saved_tensors
-        q, k, v = widened(q, grad.dtype), None if k is None else widened(k, grad.dtype), widened(v, grad.dtype)
+        q, k, v = widened(q, grad), None if k is None else widened(k, grad), widened(v, grad)
         B, H, W, C = q.shape
         dim, grad, addend = C // ctx.num_heads, grad.contiguous(), _whole(addend)
         grad_q, grad_k, grad_v = new_map_like(q), None if k is None else new_map_like(k), new_map_like(v)
@@ -122,7 +122,7 @@ class _KeyAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         q, k, v, bias = ctx.saved_tensors
-        q = widened(q, grad.dtype)
+        q = widened(q, grad)
         (B, N, C), M = q.shape, k.shape[1]
         dim, bias, grad = C // ctx.num_heads, _whole(bias), grad.contiguous()
         parts = _parts(q, ctx.num_heads)

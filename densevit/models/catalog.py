@@ -130,8 +130,8 @@ def _hlg_builder(name: str) -> Callable[..., nn.Module]:
 
 
 def _timm_builder(name: str) -> Callable[..., nn.Module]:
-    def build(*, num_classes: int, pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        model: nn.Module = build_timm(name, num_classes=num_classes, pretrained=pretrained, **kwargs)
+    def build(*, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        model: nn.Module = build_timm(name, pretrained=pretrained, **kwargs)
         return model
 
     return build
@@ -176,14 +176,16 @@ def model_kind(name: str) -> str:
     return _find(name)[0]
 
 
-def create_model(name: str, *, num_classes: int, **kwargs: Any) -> nn.Module:
+def create_model(name: str, *, num_classes: int | None = None, **kwargs: Any) -> nn.Module:
     """Build a model by name; `kwargs` are those of its builder: `create_setr` for SETR on a plain ViT,
     `create_pyramid_segmenter` for other segmenters, `HLG` for HLG, timm's own else.
 
-    The result carries `config`, the arguments that rebuild it. UserError for an unknown name or argument.
+    With `features_only=True` there are no classes to name. The result carries `config`, the arguments that rebuild it.
+    UserError for an unknown name or argument, or no `num_classes`.
 
     >>> model = create_model("setr_pup_vit_tiny", num_classes=11, image_size=(360, 480))
     >>> model = create_model("resnet50", num_classes=11)
+    >>> backbone = create_model("hlg_small", features_only=True)
     """
     _, build = _find(name)
     parameters = inspect.signature(build).parameters.values()
@@ -191,9 +193,13 @@ def create_model(name: str, *, num_classes: int, **kwargs: Any) -> nn.Module:
     for key in kwargs:
         if key not in known and not any(p.kind is p.VAR_KEYWORD for p in parameters):
             raise unknown_name(f"argument of {name}", key, known)
-    check_whole_numbers(num_classes=num_classes)
-    model = build(num_classes=num_classes, **kwargs)
-    setattr(model, "config", {"name": name, "num_classes": num_classes, **kwargs})  # noqa: B010 (not a submodule)
+    if num_classes is not None:
+        check_whole_numbers(num_classes=num_classes)
+        kwargs = {"num_classes": num_classes, **kwargs}
+    elif not kwargs.get("features_only"):
+        raise UserError(f"{name!r} needs num_classes, the number of classes: create_model({name!r}, num_classes=10)")
+    model = build(**kwargs)
+    setattr(model, "config", {"name": name, **kwargs})  # noqa: B010 (not a submodule)
     return model
 
 

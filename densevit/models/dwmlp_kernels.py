@@ -95,7 +95,7 @@ class _TrainDWMLP(torch.autograd.Function):
             return addend, *[None] * 11
         addend = None if addend is None else addend.contiguous()
         x, first, expand, kernel, kernel_bias, project, *norms = ctx.saved_tensors
-        x, first = widened(x, grad.dtype), widened(first, grad.dtype)
+        x, first = widened(x, grad), widened(first, grad)
         norm1, norm2, weight = Affine(*norms[:4]), Affine(*norms[4:]), taps(kernel)
         second = depthwise(first, weight, kernel_bias, before=norm1[:2], stride=ctx.stride)
         grad_second, sums = new_map_like(second), new_sums(16, second)

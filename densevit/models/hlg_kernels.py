@@ -200,4 +200,4 @@ def _attend_fully(layer: HLGLayer, x: Tensor) -> None:
     attn, norm = layer.attn, layer.norm2
     assert isinstance(attn, FullAttention)
     assert norm is not None
-    norm_add(linear(attn.attended(x), attn.project.weight), attn.project.bias, norm, x, x)
+    norm_add(linear(attn.attended(attn.qkv(x)), attn.project.weight), attn.project.bias, norm, x, x)

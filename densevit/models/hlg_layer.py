@@ -162,15 +162,15 @@ class FullAttention(nn.Module):
         self.attend = BiasedAttention(dim, num_heads=num_heads, position_bias=position_bias)
         self.project = nn.Linear(dim, dim)
 
-    def attended(self, x: Tensor) -> Tensor:
-        """Before the output projection."""
-        _, H, W, _ = x.shape
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
+    def attended(self, qkv: Tensor) -> Tensor:
+        """Between the projections: (B, H, W, 3 C) -> (B, H, W, C)."""
+        _, H, W, _ = qkv.shape
+        q, k, v = qkv.chunk(3, dim=-1)
         centers = list(range(0, 2 * H, 2)), list(range(0, 2 * W, 2))
         return self.attend(q, k.flatten(1, 2), v.flatten(1, 2), centers=centers)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(self.attended(x))
+        return self.project(self.attended(self.qkv(x)))
 
 
 class HLGLayer(nn.Module):

@@ -7,11 +7,21 @@ import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
+from densevit.kernels.bfloat16 import keeps_narrow, narrow
 from densevit.models.attention import window_attention_beside
 from densevit.models.conv_gradients import compute_dtype
 from densevit.models.hlg_kernels import plain, whole_vectors
-from densevit.models.hlg_layer import HLGLayer, LocalGlobalAttention, SpatialSmoothing
-from densevit.models.layer_steps import AddGelu, LinearAdd, LinearBeside, MixQuery, NormAdd, NormLinear, PoolWindows
+from densevit.models.hlg_layer import FullAttention, HLGLayer, LocalGlobalAttention, SpatialSmoothing
+from densevit.models.layer_steps import (
+    AddGelu,
+    Linear,
+    LinearAdd,
+    LinearBeside,
+    MixQuery,
+    NormAdd,
+    NormLinear,
+    PoolWindows,
+)
 from densevit.models.lean_gradients import counted, has_running_statistics, norm_gelu_conv
 from densevit.models.norm_gelu_kernels import usable_norms
 from densevit.models.windows import pad_map, window_grid
@@ -41,10 +51,17 @@ def train_layer(layer: HLGLayer, x: Tensor) -> Tensor:
     x = _norm_add(y, layer.norm1, shortcut, layer.drop_path)
     if layer.smooth is not None:
         x = _smoothed(layer.smooth, x)
-    if layer.norm2 is not None:
-        return _norm_add(layer.attn(x), layer.norm2, x, layer.drop_path)
-    assert isinstance(layer.attn, LocalGlobalAttention)
-    return _local_and_global(layer.attn, x)
+    if isinstance(layer.attn, LocalGlobalAttention):
+        return _local_and_global(layer.attn, x)
+    assert isinstance(layer.attn, FullAttention)
+    assert layer.norm2 is not None
+    attended = _linear(layer.attn.project, layer.attn.attended(_linear(layer.attn.qkv, x)))
+    return _norm_add(attended, layer.norm2, x, layer.drop_path)
+
+
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """layer(x); where maps are kept in bfloat16 by a step that does so, and whose gradients no compiler autocasts."""
+    return Linear.apply(x, layer.weight, layer.bias) if keeps_narrow() else layer(x)
 
 
 def _norm_add(x: Tensor, norm: nn.LayerNorm, residual: Tensor, drop_path: DropPath) -> Tensor:
@@ -57,11 +74,12 @@ def _factors(drop_path: DropPath, x: Tensor) -> Tensor | None:
 
 
 def _smoothed(smooth: SpatialSmoothing, x: Tensor) -> Tensor:
-    x, y = LinearBeside.apply(x, smooth.reduce.conv.weight)
+    kept = narrow(x.detach()) if keeps_narrow() else None  # by both steps
+    x, y = LinearBeside.apply(x, smooth.reduce.conv.weight, kept)
     y = norm_gelu_conv(y.permute(0, 3, 1, 2), smooth.reduce.norm, smooth.conv.conv)
     y = norm_gelu_conv(y, smooth.conv.norm, smooth.expand.conv)
     norm = smooth.expand.norm
-    return AddGelu.apply(x, y.permute(0, 2, 3, 1), norm.weight, norm.bias, counted(norm, y))
+    return AddGelu.apply(x, y.permute(0, 2, 3, 1), norm.weight, norm.bias, counted(norm, y), kept)
 
 
 def _local_and_global(attn: LocalGlobalAttention, x: Tensor) -> Tensor:
@@ -79,6 +97,6 @@ def _local_and_global(attn: LocalGlobalAttention, x: Tensor) -> Tensor:
         embedded = attn.embed.norm(pooled)
     else:
         embedded = attn.embed(pad_map(x, grid), grid)
-    attended = attn.attend(q, attn.k(embedded), attn.v(embedded), centers=grid.centers_doubled)
+    attended = attn.attend(q, _linear(attn.k, embedded), _linear(attn.v, embedded), centers=grid.centers_doubled)
     factors = _factors(attn.drop_path, x)
     return LinearAdd.apply(attended, attn.project.weight, attn.project.bias, x, factors)

@@ -61,40 +61,61 @@ class NormAdd(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, factors = ctx.saved_tensors
-        x, grad, sums = widened(x, grad.dtype), grad.contiguous(), new_sums(2, x)
+        x, grad, sums = widened(x, grad), grad.contiguous(), new_sums(2, x)
         grad_x = _norm_backward(x, weight, ctx.eps, grad, new_map_like(x), sums, factors=factors)
         return grad_x, *sums, grad, None, None
 
 
 class LinearBeside(torch.autograd.Function):
-    """(x, weight) -> (x, x @ weight.t())."""
+    """(x, weight) -> (x, x @ weight.t()); `kept`, unless None, is kept of x instead."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor]:
         weight = weight.to(x.dtype)
-        ctx.save_for_backward(narrow(x), weight)
+        ctx.save_for_backward(x if kept is None else kept, weight)
         out = new_map(*x.shape[:3], len(weight), like=x)
         multiply(x.flatten(0, 2), weight.t(), out.flatten(0, 2))
         return x.view_as(x), out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, grad_out: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor, grad_out: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight = ctx.saved_tensors
-        x = widened(x, weight.dtype)
+        x = widened(x, grad)
         rows, grad_x = grad_out.contiguous().flatten(0, 2), new_map_like(x)
         multiply(rows, weight, grad_x.flatten(0, 2), addend=grad.contiguous().flatten(0, 2))
-        return grad_x, add_outer(None, rows, x.flatten(0, 2))
+        return grad_x, add_outer(None, rows, x.flatten(0, 2)), None
+
+
+class Linear(torch.autograd.Function):
+    """x @ weight.t() + bias of (B, ..., C)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+        ctx.save_for_backward(narrow(x), weight)
+        out = new_map(*x.shape[:-1], len(weight), like=x)
+        multiply(x.flatten(0, -2), weight.t(), out.flatten(0, -2), bias=bias)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        x, rows = widened(x, grad), grad.contiguous().flatten(0, -2)
+        grad_x = new_map_like(x)
+        multiply(rows, weight, grad_x.flatten(0, -2))
+        return grad_x, add_outer(None, rows, x.flatten(0, -2)), add_rows(None, rows)
 
 
 class AddGelu(torch.autograd.Function):
-    """GELU(x + norm(y)) with a batch norm."""
+    """GELU(x + norm(y)) with a batch norm; `kept`, unless None, is kept of x instead."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, gamma: Tensor, beta: Tensor, step: Step) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, gamma: Tensor, beta: Tensor, step: Step, kept: Tensor | None) -> Tensor:
         y, out = y.contiguous(), new_map_like(x)
         norm = batch_norm(y, gamma, beta, step)
-        ctx.save_for_backward(narrow(x), narrow(y), *norm)
+        ctx.save_for_backward(x if kept is None else kept, narrow(y), *norm)
         call("add_gelu", x, y, *norm[:2], out, *_rows(x))
         return out
 
@@ -102,11 +123,11 @@ class AddGelu(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, *rest = ctx.saved_tensors
-        x, y = widened(x, grad.dtype), widened(y, grad.dtype)
+        x, y = widened(x, grad), widened(y, grad)
         norm, grad_x, grad_y, sums = Affine(*rest), new_map_like(x), new_map_like(y), new_sums(2, x)
         call("add_gelu_backward", x, y, *norm[:3], grad.contiguous(), grad_x, sums, *_rows(x))
         norm_backward(y, norm, sums, grad_x, grad_y, cells=y[..., 0].numel())
-        return grad_x, grad_y, *by_gamma_and_beta(norm, sums), None
+        return grad_x, grad_y, *by_gamma_and_beta(norm, sums), None, None
 
 
 class NormLinear(torch.autograd.Function):
@@ -127,7 +148,7 @@ class NormLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_x: Tensor, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, *matrices = ctx.saved_tensors
-        x = widened(x, grad_x.dtype)
+        x = widened(x, grad_x)
         sums, total = new_sums(2, x), new_map_like(x)
         by_weight: list[Tensor | None] = [None] * len(matrices)
         by_bias: list[Tensor | None] = [None] * len(matrices)
@@ -163,7 +184,7 @@ class MixQuery(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_q: Tensor) -> tuple[Tensor | None, ...]:
         local, weight, bias, kernel = ctx.saved_tensors
-        local = widened(local, grad.dtype)
+        local = widened(local, grad)
         grad, grad_q, of_normed = grad.contiguous(), grad_q.contiguous(), new_map_like(local)
         normed, of_kernel = _normed(local, weight, bias, ctx.eps), new_sums(12, local)
         places = (*local.shape, 1)
@@ -225,7 +246,7 @@ class LinearAdd(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, factors = ctx.saved_tensors
-        x, grad = widened(x, weight.dtype), grad.contiguous()
+        x, grad = widened(x, grad), grad.contiguous()
         grad_x = new_map_like(x)
         rows = (grad if factors is None else (grad * factors).to(x.dtype)).flatten(0, 2)
         multiply(rows, weight, grad_x.flatten(0, 2))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from densevit.kernels.bfloat16 import narrow, widened
 from densevit.kernels.library import on_gpu, usable
 from densevit.kernels.maps import conv_shape
 from densevit.kernels.operators import as_operator
@@ -89,12 +90,13 @@ def conv_backward(
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, int], output: Tensor) -> None:
     x, weight, bias, ctx.stride = inputs
-    ctx.save_for_backward(x, weight)
+    ctx.save_for_backward(narrow(x), weight)
     ctx.has_bias = bias is not None
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
+    x = widened(x, grad)
     needs_x = ctx.needs_input_grad[0]
     gradients = torch.ops.densevit.conv_backward(grad.contiguous(), x, weight, ctx.stride, needs_x, ctx.has_bias)
     return gradients[0] if needs_x else None, gradients[1], gradients[2] if ctx.has_bias else None, None

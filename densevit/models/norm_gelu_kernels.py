@@ -161,7 +161,7 @@ class NormGeluConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, *rest = ctx.saved_tensors
-        x = widened(x, grad.dtype)
+        x = widened(x, grad)
         norm, grad, grad_x = Affine(*rest), grad.permute(0, 2, 3, 1).contiguous(), new_map_like(x)
         sums, by_weight, by_bias = new_sums(2, x), None, None
         if weight is not None and weight.dim() == 2:

@@ -69,27 +69,39 @@ def test_a_checkpoint_of_the_model():
     assert (gradients - exact).norm() < 0.02 * exact.norm()
 
 
+def kept(model, images, *, autocast, forward=HLG.forward_features):
+    """Bytes of the maps that are kept for the backward pass."""
+    sizes = {}
+
+    def seen(x):
+        if len(x) == len(images):
+            sizes[x.data_ptr()] = x.nbytes
+        return x.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(seen, lambda x: x):
+        train_step(model, images, autocast=autocast, forward=forward)
+    return sum(sizes.values())
+
+
 @with_kernels
 def test_training_keeps_maps_in_bfloat16():
-    images = torch.randn(3, 3, 96, 96)
+    model, images = HLG(**TINY, num_classes=4), torch.randn(3, 3, 96, 96)
+    assert kept(model, images, autocast=True) < 0.7 * kept(model, images, autocast=False)
 
-    def kept(autocast):
-        sizes = {}
 
-        def seen(x):
-            if len(x) == len(images):
-                sizes[x.data_ptr()] = x.nbytes
-            return x.detach()
-
-        with (
-            torch.autograd.graph.saved_tensors_hooks(seen, lambda x: x),
-            torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast),
-        ):
-            features = HLG(**TINY, num_classes=4).forward_features(images)
-        assert features.dtype == torch.float32
-        return sum(sizes.values())
-
-    assert kept(True) < 0.7 * kept(False)
+@with_kernels
+@pytest.mark.parametrize("backend", ["aot_eager", "aot_eager_decomp_partition"])
+def test_compiled_training(backend):
+    torch.manual_seed(0)
+    model, images = HLG(**TINY | {"depths": (1, 1, 1, 1)}, num_classes=4), torch.randn(3, 3, 64, 64)
+    exact, exact_gradients = train_step(model, images, autocast=False)
+    forward = torch.compile(HLG.forward_features, backend=backend, fullgraph=True)
+    narrow = kept(model, images, autocast=True, forward=forward)
+    features, gradients = train_step(model, images, autocast=True, forward=forward)
+    assert features.dtype == torch.float32
+    torch.testing.assert_close(features, exact, rtol=1e-4, atol=1e-4)
+    assert (gradients - exact_gradients).norm() < 0.02 * exact_gradients.norm()
+    assert narrow < 0.7 * kept(model, images, autocast=False, forward=forward)
 
 
 def test_nothing_is_rounded_without_autocast_or_after_it(monkeypatch):
@@ -97,12 +109,12 @@ def test_nothing_is_rounded_without_autocast_or_after_it(monkeypatch):
     with torch.autocast("cpu", dtype=torch.bfloat16), bfloat16.worthwhile_autocast(x.device):
         kept = bfloat16.narrow(x)
         assert torch.equal(kept, x.bfloat16())
-        assert torch.equal(bfloat16.widened(kept, x.dtype), x.bfloat16().float())
+        assert torch.equal(bfloat16.widened(kept, x), x.bfloat16().float())
         assert bfloat16.narrow(x.double()).dtype == torch.float64
         with bfloat16.worthwhile_autocast(x.device, keep_narrow=False):
             assert not torch.is_autocast_enabled("cpu")
     assert bfloat16.narrow(x) is x
-    assert bfloat16.widened(x, x.dtype) is x
+    assert bfloat16.widened(x, x) is x
     monkeypatch.setattr(bfloat16, "CPU_HAS_BFLOAT16", True)
     with torch.autocast("cpu", dtype=torch.bfloat16), bfloat16.worthwhile_autocast(x.device):
         assert bfloat16.narrow(x) is x

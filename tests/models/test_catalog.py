@@ -101,6 +101,18 @@ def test_dropout_and_checkpointing_are_passed_on():
     assert model.decoder.dropout.p == 0.3
 
 
+@pytest.mark.parametrize("name", ["hlg_mobile", "resnet18"])
+def test_features_have_no_classes(name):
+    with torch.device("meta"):
+        model = create_model(name, features_only=True)
+        again = create_model(**model.config)
+        maps = model(torch.empty(2, 3, 64, 96))
+    assert [tuple(x.shape[-2:]) for x in maps][-4:] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    assert model.state_dict().keys() == again.state_dict().keys()
+    with pytest.raises(UserError, match=f"'{name}' needs num_classes"):
+        create_model(name)
+
+
 def test_any_model_of_timm_is_a_classifier():
     assert model_kind("resnet18") == "classification"
     with torch.device("meta"):

@@ -12,7 +12,16 @@ from densevit.models import norm_gelu_kernels
 from densevit.models.conv_gradients import Step, conv_gradients
 from densevit.models.conv_norm import ConvNorm
 from densevit.models.dwmlp_kernels import takes, train_dwmlp
-from densevit.models.layer_steps import AddGelu, LinearAdd, LinearBeside, MixQuery, NormAdd, NormLinear, PoolWindows
+from densevit.models.layer_steps import (
+    AddGelu,
+    Linear,
+    LinearAdd,
+    LinearBeside,
+    MixQuery,
+    NormAdd,
+    NormLinear,
+    PoolWindows,
+)
 from densevit.models.windows import partition, window_grid
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no compiler for the kernels")
@@ -58,7 +67,14 @@ def test_norm_add():
 
 def test_linear_beside():
     torch.manual_seed(0)
-    assert_alike(LinearBeside.apply, lambda x, w: (x + 0, x @ w.t()), (drawn(3, 5, 4, 16), drawn(8, 16)))
+    leaves = drawn(3, 5, 4, 16), drawn(8, 16)
+    assert_alike(lambda *t: LinearBeside.apply(*t, None), lambda x, w: (x + 0, x @ w.t()), leaves)
+
+
+def test_linear():
+    torch.manual_seed(0)
+    for shape in ((3, 5, 4, 16), (3, 7, 16)):
+        assert_alike(lambda *t: [Linear.apply(*t)], lambda *t: [F.linear(*t)], (drawn(*shape), drawn(8, 16), drawn(8)))
 
 
 def test_add_gelu():
@@ -70,7 +86,7 @@ def test_add_gelu():
         return [F.gelu(x + y.permute(0, 2, 3, 1))]
 
     leaves = drawn(3, 5, 4, 16), drawn(3, 5, 4, 16), drawn(16), drawn(16)
-    assert_alike(lambda *t: [AddGelu.apply(*t, step)], plain, leaves)
+    assert_alike(lambda *t: [AddGelu.apply(*t, step, None)], plain, leaves)
     torch.testing.assert_close(step.running_mean, 0.1 * leaves[1].detach().mean(dim=(0, 1, 2)))
 
 
