@@ -16,8 +16,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-LARGE_BYTES = 2**21
-"""Maps of at least this size are kept; it is also the size of a large page."""
+LARGE_BYTES = 2**18
+"""Maps of at least this size are kept; the C library fills the gaps that smaller ones leave."""
 LINE, GAP = 64, 192
 """Bytes of a cache line, and between maps, lest all start at a whole page: most are whole pages long."""
 MAP_NORESERVE = 0x4000  # of Linux; Python names it since 3.13
@@ -32,15 +32,20 @@ def new_map(*shape: int, like: Tensor) -> Tensor:
     return kept_map(shape, like.dtype)
 
 
-def kept_map(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def kept_map(shape: Sequence[int], dtype: torch.dtype, *, high: bool = False) -> Tensor:
     """As `new_map` on a CPU, whether another thread compiles or not."""
     count = math.prod(shape)
     size = count * dtype.itemsize
     memory = _memory() if size >= LARGE_BYTES else None
-    view = None if memory is None else memory.take(size)
+    view = None if memory is None else memory.take(size, high=high)
     if view is None:
         return torch.empty(shape, dtype=dtype, device="cpu")
     return torch.frombuffer(view, dtype=dtype, count=count).view(shape)
+
+
+def new_gradient(*shape: int, like: Tensor) -> Tensor:
+    """As `new_map` on a CPU, for what outlives the maps around it: out of their way, where the last of them were."""
+    return kept_map(shape, like.dtype, high=True)
 
 
 def new_map_like(x: Tensor) -> Tensor:
@@ -58,34 +63,53 @@ def give_back() -> None:
 class Memory:
     """A range of addresses, lent to maps piece by piece: the system gives memory to what of it is written to.
 
-    A piece is the first free one that is large enough; it returns when the map goes, and joins its neighbours.
+    A piece is the first free one that is large enough, or the highest that was in use before; it returns when the map
+    goes, and joins its neighbours.
     """
 
     def __init__(self, size: int) -> None:
         self.whole = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
         self.whole.madvise(mmap.MADV_HUGEPAGE)
         self.free = [(0, size)]  # first byte and size, in order
+        self.end = 0  # of what was ever in use
         self.returned: list[tuple[int, int]] = []
         self.lock = threading.Lock()
 
-    def take(self, size: int) -> memoryview | None:
+    def take(self, size: int, *, high: bool = False) -> memoryview | None:
         """A piece; None where there is none, or another thread is here."""
         wanted = -(-size // LINE) * LINE + GAP
         if not self.lock.acquire(blocking=False):
             return None
         try:
             self._join()
-            place = next((i for i, (_, length) in enumerate(self.free) if length >= wanted), None)
-            if place is None:
+            found = self._highest(wanted) if high else None
+            found = found or next(((i, first) for i, (first, length) in enumerate(self.free) if length >= wanted), None)
+            if found is None:
                 return None
-            first, length = self.free[place]
-            self.free[place : place + 1] = [(first + wanted, length - wanted)] if length > wanted else []
+            self._cut(*found, wanted)
         finally:
             self.lock.release()
+        first = found[1]
         view = memoryview(self.whole)[first : first + size]
         # The map's storage holds the view. Maps go at any moment: only a step that none can interrupt happens then.
         weakref.finalize(view, self.returned.append, (first, wanted)).atexit = False
         return view
+
+    def _highest(self, size: int) -> tuple[int, int] | None:
+        """The last free piece, and the last byte in it, from where `size` bytes were in use before."""
+        for place in reversed(range(len(self.free))):
+            first, length = self.free[place]
+            start = min(first + length, self.end) - size
+            if start >= first:
+                return place, start
+        return None
+
+    def _cut(self, place: int, start: int, size: int) -> None:
+        """Take `size` bytes from `start` out of a free piece."""
+        first, length = self.free[place]
+        rest = (first, start - first), (start + size, first + length - start - size)
+        self.free[place : place + 1] = [piece for piece in rest if piece[1]]
+        self.end = max(self.end, start + size)
 
     def give_back(self) -> None:
         """Return what is free to the system."""
@@ -95,6 +119,8 @@ class Memory:
                 start, end = -(-first // mmap.PAGESIZE), (first + length) // mmap.PAGESIZE  # whole pages
                 if end > start:
                     self.whole.madvise(mmap.MADV_DONTNEED, start * mmap.PAGESIZE, (end - start) * mmap.PAGESIZE)
+                if first + length == len(self.whole):
+                    self.end = first
 
     def _join(self) -> None:
         """Put what has returned among the free pieces."""

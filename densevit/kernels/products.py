@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from densevit.kernels.library import INTERPRETED, LANES, call, on_gpu, usable
-from densevit.kernels.pages import new_map
+from densevit.kernels.operators import as_operator
+from densevit.kernels.pages import new_gradient, new_map
 
 IS_FASTER = torch.backends.cpu.get_cpu_capability() == "AVX2"
 FEWEST, LARGEST = 1024, 2**20
@@ -67,9 +68,17 @@ def add_outer(total: Tensor | None, rows: Tensor, x: Tensor) -> Tensor:
         return total.addmm_(rows.t(), x)
     if outer_dtype(x) != x.dtype and not torch.compiler.is_compiling():
         product = torch.mm(rows.t(), x, out_dtype=torch.float32)
+    elif x.is_cpu:
+        product = outer(rows, x)
     else:  # into a given map, which autocast leaves alone
         product = torch.mm(rows.t(), x, out=x.new_empty(rows.shape[1], x.shape[1]))
     return product if total is None else total.add_(product)
+
+
+@as_operator("(Tensor rows, Tensor x) -> Tensor", lambda rows, x: x.new_empty(rows.shape[1], x.shape[1]))
+def outer(rows: Tensor, x: Tensor) -> Tensor:
+    """rows.t() @ x, on a CPU where maps are that the backward pass no longer needs: the system gives none for it."""
+    return torch.mm(rows.t(), x, out=new_gradient(rows.shape[1], x.shape[1], like=x))
 
 
 def outer_dtype(x: Tensor) -> torch.dtype:

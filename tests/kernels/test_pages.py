@@ -72,6 +72,22 @@ def test_pieces_join_their_neighbours(memory):
 
 
 @keeps
+def test_gradients_take_the_memory_of_the_last_maps(memory):
+    maps = [pages.new_map(4, MB, like=LIKE) for _ in range(3)]
+    places = [x.data_ptr() for x in maps]
+    del maps[2], maps[0]
+    gradients = [pages.new_gradient(1, MB, like=LIKE).fill_(i) for i in range(4)]
+    assert all(places[2] <= x.data_ptr() for x in gradients[:3])
+    assert all(x.data_ptr() < places[2] + 4 * 4 * MB for x in gradients[:3])
+    assert places[0] < gradients[3].data_ptr() < places[1], "no room for a fourth"
+    assert [x.unique().tolist() for x in gradients] == [[0], [1], [2], [3]]
+    del gradients, maps
+    pages.give_back()
+    assert pages.new_gradient(1, MB, like=LIKE).data_ptr() == places[0], "the system is asked for no more than needed"
+    assert is_free(memory)
+
+
+@keeps
 def test_more_than_there_is(memory):
     maps = [pages.new_map(300, MB, like=LIKE) for _ in range(5)]  # not written to
     assert len({x.data_ptr() for x in maps}) == 5
@@ -109,6 +125,7 @@ def test_a_training_step_leaves_nothing_lent(memory):
     model = create_hlg("hlg_tiny", num_classes=3).train()
     for _ in range(2):
         model(torch.randn(8, 3, 112, 112)).square().mean().backward()
+    model.zero_grad(set_to_none=True)
     assert memory.returned
     assert is_free(memory)
 
