@@ -37,12 +37,12 @@ def keeps_narrow() -> bool:
 
 def narrow(x: Tensor) -> Tensor:
     """What a step keeps of a map for its backward pass: it, or a copy in bfloat16; see `worthwhile_autocast`."""
-    return converted_map(x, x, torch.bfloat16) if keeps_narrow() and x.dtype == torch.float32 else x
+    return _convert(x, x, torch.bfloat16) if keeps_narrow() and x.dtype == torch.float32 else x
 
 
 def widened(x: Tensor, grad: Tensor) -> Tensor:
     """The map of which `narrow` was kept, in the type of the gradient that has come."""
-    return x if x.dtype == grad.dtype else converted_map(x, grad, grad.dtype)
+    return x if x.dtype == grad.dtype else _convert(x, grad, grad.dtype)
 
 
 @as_operator(
@@ -51,3 +51,7 @@ def widened(x: Tensor, grad: Tensor) -> Tensor:
 def converted_map(x: Tensor, at: Tensor, dtype: torch.dtype) -> Tensor:
     """`x` in another type; not before there is `at`: a compiler would widen in the forward pass, and keep that."""
     return kept_map(x.shape, dtype).copy_(x)
+
+
+_convert = torch.ops.densevit.converted_map
+"""The operator itself: what an operator keeps is also asked for where a compiler is at work and does not say so."""

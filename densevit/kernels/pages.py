@@ -71,7 +71,7 @@ class Memory:
         self.whole = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
         self.whole.madvise(mmap.MADV_HUGEPAGE)
         self.free = [(0, size)]  # first byte and size, in order
-        self.end = 0  # of what was ever in use
+        self.end = 0  # of what was in use since memory was last given back
         self.returned: list[tuple[int, int]] = []
         self.lock = threading.Lock()
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from densevit.kernels import library
+from densevit.kernels import bfloat16, library
 from densevit.models.conv_norm import ConvNorm
-from densevit.models.map_conv import takes
+from densevit.models.map_conv import map_conv, takes
 
 pytestmark = pytest.mark.skipif(library.library() is None, reason="no compiler for the kernels")
 
@@ -97,3 +97,26 @@ def test_images_in_training():
     leaves, grad = (images, block.conv.weight), torch.randn_like(ours)
     for a, b in zip(*(torch.autograd.grad(y, leaves, grad) for y in (ours, expected)), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_large_map_is_kept_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(bfloat16, "CPU_HAS_BFLOAT16", False)
+    torch.manual_seed(0)
+    x, weight, kept = torch.randn(2, 64, 64, 32), torch.randn(8, 32, 3, 3).requires_grad_(), []
+
+    def halved(x, weight):
+        with bfloat16.worthwhile_autocast(x.device):
+            return map_conv(x, weight, None, 2)
+
+    def seen(x):
+        kept.append((x.dtype, x.shape))
+        return x
+
+    exact = torch.autograd.grad(halved(x, weight).square().mean(), weight)[0]
+    ours, _ = compiled(halved)
+    with torch.autograd.graph.saved_tensors_hooks(seen, lambda x: x), torch.autocast("cpu", dtype=torch.bfloat16):
+        output = ours(x, weight)
+    assert (torch.bfloat16, x.shape) in kept
+    assert (torch.float32, x.shape) not in kept
+    of_weight = torch.autograd.grad(output.square().mean(), weight)[0]
+    assert (of_weight - exact).norm() < 0.01 * exact.norm()
