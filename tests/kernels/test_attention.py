@@ -52,6 +52,19 @@ def test_on_parts_of_a_wider_map():
     torch.testing.assert_close(key_attention(*parts, None, num_heads=2).double(), expected, **CLOSE)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", ["query", "key", "value", "bias"])
+def test_what_is_no_number_stays_so(place, value):
+    torch.manual_seed(0)
+    tensors = {"query": torch.rand(1, 11, 16), "key": torch.rand(1, 13, 16), "value": torch.rand(1, 13, 16)}
+    tensors["bias"] = torch.rand(1, 2, 11, 13)
+    tensors[place][..., 3, :] = value  # of bias: all keys of a query
+    expected = plain(*tensors.values(), 2)
+    ours = key_attention(*tensors.values(), num_heads=2)
+    assert place == "key" or not expected.isfinite().all()
+    torch.testing.assert_close(ours, expected, equal_nan=True)
+
+
 def cells_by_window(grid):
     """For each group the (windows, tokens, 2) cells, token by token as the rule of `densevit.models.windows` says."""
     for run_y, run_x in grid.groups:

@@ -1,10 +1,12 @@
 // The two small matrix products of attention, three rows at a time so that all sums stay in registers.
 #pragma once
 
+#include <cmath>
+
 #include "vector.h"
 
 constexpr long ROWS = 3;
-constexpr float NEVER = -1e30f;  // the score of a key that is not there
+constexpr float NEVER = -INFINITY;  // the score of a key that is not there
 
 template <int R, int N>
 static inline void scores_tile(const float *q, const float *kt, long keys, long dim, float *out) {

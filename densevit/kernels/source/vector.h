@@ -27,7 +27,7 @@ static inline void store(float *p, vec x) { *(loose_vec *)p = x; }
 static inline vec splat(float x) { return vec{x, x, x, x, x, x, x, x}; }
 
 // The vector, in a register: GCC would load it again for each of several sums, and processors load no faster than they add.
-// `larger` is a > b ? a : b, in one instruction.
+// `larger` is a > b ? a : b, in one instruction: b where one of them is NaN.
 #ifdef __AVX2__
 static inline vec kept(vec x) {
     asm("" : "+x"(x));
@@ -76,9 +76,9 @@ static inline void transpose_tile(const float *k, long from, float *kt, long to)
     for (int i = 0; i < 8; i++) store(kt + i * to, a[i]);
 }
 
-// e^x for x <= 88, to 1e-7 of its value; below -87 it stays at e^-87.
+// e^x for x <= 88, to 1e-7 of its value; below -87 it stays at e^-87. NaN stays NaN.
 static inline vec exponential(vec x) {
-    x = larger(x, splat(-87.0f));
+    x = larger(splat(-87.0f), x);
     vec shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the low bits are now the nearest integer
     vec n = shifted - 12582912.0f;
     vec f = x - n * 0.693359375f;
