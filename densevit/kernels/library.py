@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -145,8 +146,8 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels; None where they are switched off, or cannot be built (told once, with the reason)."""
     if os.environ.get("DENSEVIT_KERNELS", "1") == "0":
         return None
-    compiler = shutil.which(os.environ.get("CXX", "c++"))
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CXX") or "c++")  # as `ccache g++`
+    if shutil.which(compiler[0]) is None:
         _tell("there is no C++ compiler (c++, or the one that CXX names)")
         return None
     try:
@@ -155,8 +156,8 @@ def library() -> ctypes.CDLL | None:
             _build(compiler, path)
         return ctypes.CDLL(str(path))
     except subprocess.CalledProcessError as error:
-        _tell(f"{compiler} failed: {(error.stderr.strip().splitlines() or ['no message'])[0]}")
-    except OSError as error:
+        _tell(f"{' '.join(compiler)} failed: {(error.stderr.strip().splitlines() or ['no message'])[0]}")
+    except (OSError, RuntimeError) as error:  # the latter where there is no home folder
         _tell(str(error))
     return None
 
@@ -175,9 +176,9 @@ def _directory() -> Path:
     return folder
 
 
-def _fingerprint(compiler: str) -> str:
+def _fingerprint(compiler: list[str]) -> str:
     """Of all that decides what the compiler makes; a home folder may be shared by unlike machines."""
-    digest = hashlib.sha256(" ".join((compiler, *FLAGS, platform.machine())).encode())
+    digest = hashlib.sha256(" ".join((*compiler, *FLAGS, platform.machine())).encode())
     for path in sorted(SOURCE.iterdir()):
         digest.update(path.read_bytes())
     cpu = Path("/proc/cpuinfo")
@@ -190,13 +191,13 @@ def _fingerprint(compiler: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _build(compiler: str, path: Path) -> None:
+def _build(compiler: list[str], path: Path) -> None:
     """Into a file of its own first: several processes may come at once."""
     handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)
     os.close(handle)
     try:
         sources = map(str, sorted(SOURCE.glob("*.cpp")))
-        subprocess.run([compiler, *FLAGS, *sources, "-o", temporary], check=True, capture_output=True, text=True)
+        subprocess.run([*compiler, *FLAGS, *sources, "-o", temporary], check=True, capture_output=True, text=True)
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)

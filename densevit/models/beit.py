@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
+from densevit.models.derived_tensors import version
 from densevit.models.layers import known_equal
 
 MAX_KEPT_BYTES = 2 << 30
@@ -45,7 +46,7 @@ class RelativeBiasTables(nn.Module):
         table = self.tables[block]
         if torch.compiler.is_compiling() or torch.is_grad_enabled() or self.training or not self._worth_keeping(grid):
             return self._expand(table, grid)
-        key = (grid, table.device, table.dtype, table.data_ptr(), table._version)
+        key = (grid, table.device, table.dtype, version(table))
         if block not in self._kept or self._kept[block][0] != key:
             self._kept[block] = (key, self._expand(table, grid))
         return self._kept[block][1]

@@ -4,85 +4,44 @@ Shapes: B batch, H W map, C channels.
 """
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from densevit.kernels.library import LANES, on_gpu, usable
+from densevit.kernels.library import LANES, is_transformed, on_gpu, usable
 from densevit.kernels.maps import affine_gelu, folded
 from densevit.kernels.products import linear
 from densevit.models.conv_gradients import compute_dtype
 from densevit.models.depthwise_conv import depthwise_conv
 from densevit.models.depthwise_conv import takes as takes_depthwise
+from densevit.models.derived_tensors import DerivedTensors
 from densevit.models.lean_gradients import check_values_per_channel, keeps_one_map, norm_gelu_conv
 from densevit.models.map_conv import map_conv
 from densevit.models.map_conv import takes as takes_conv
-from densevit.models.untouched import untouched
+from densevit.models.untouched import made_of, untouched
 
 CACHED_ELEMENTS = 2**20
 """A map of about this many elements stays in a core's cache between two operations."""
 
-MAX_KEPT = 4
-"""Derived tensors kept per module; with images of ever new sizes the oldest make room."""
-
 
 def inference_path() -> bool:
-    """Whether values may be cached and buffers reused: no gradient is recorded and no graph is being captured."""
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing())
+    """Whether values may be cached and buffers reused: nothing is recorded, captured or transformed."""
+    no_values = torch.compiler.is_compiling() or torch.jit.is_tracing() or is_transformed()
+    return not (torch.is_grad_enabled() or no_values)
 
 
 def in_cached_parts(module: nn.Module, x: Tensor, *, peak: int) -> Tensor:
     """`module(x)`, in inference on a CPU image by image where the largest map in between would leave the cache.
 
     `peak` is that map's elements per image. Twice as fast for GELU and depth-wise convolution in the first stage, and
-    the wide map never exists for the whole batch.
+    the wide map never exists for the whole batch. A module that is not `untouched` gets the batch as it is.
     """
     parts = max(1, CACHED_ELEMENTS // peak)
-    if not inference_path() or x.device.type != "cpu" or module.training or len(x) <= parts:
+    in_parts = inference_path() and x.device.type == "cpu" and len(x) > parts
+    if not in_parts or not untouched(module, training=False):
         return module(x)
     return torch.cat([module(part) for part in x.split(parts)])
-
-
-def add(x: Tensor, y: Tensor) -> Tensor:
-    """x + y; in inference into x, which must be a map nobody else holds."""
-    return x.add_(y) if inference_path() and x.dtype == y.dtype else x + y
-
-
-class DerivedTensors:
-    """Tensors computed from parameters (folded weights, bias tables), kept until a parameter changes.
-
-    A change is seen by the parameters' storage and version counter. Only writing through `.data` leaves both alone;
-    `nn.Module.train` and `.eval` of the owner drop everything, so that a switch of mode is always safe.
-    """
-
-    def __init__(self) -> None:
-        self._entries: dict[Any, tuple[Any, Any]] = {}  # in order of age
-
-    def get(self, key: Any, sources: list[Tensor], build: Any) -> Any:
-        """`build()`, or what it gave the last time under `key` if no tensor of `sources` has changed since.
-
-        Parameters made under `torch.inference_mode` count no changes: then nothing is kept, nor is it by a compiler.
-        """
-        if torch.compiler.is_compiling() or any(t.is_inference() for t in sources):
-            return build()
-        state = tuple((t.data_ptr(), t._version) for t in sources)
-        entry = self._entries.get(key)
-        if entry is None or entry[0] != state:
-            entry = self._entries[key] = (state, build())
-            if len(self._entries) > MAX_KEPT:
-                del self._entries[next(iter(self._entries))]
-        return entry[1]
-
-    def clear(self) -> None:
-        self._entries.clear()
-
-    def __deepcopy__(self, memo: Any) -> "DerivedTensors":
-        return DerivedTensors()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_entries": {}}
 
 
 class ConvNorm(nn.Module):
@@ -112,11 +71,17 @@ class ConvNorm(nn.Module):
         self.norm = nn.BatchNorm2d(dim)
         self.dim, self.stride, self.act = dim, stride, act
         self._is_linear = isinstance(self.conv, nn.Linear)
+        self.made = made_of(self)
         self._folded = DerivedTensors()
 
     def train(self, mode: bool = True) -> "ConvNorm":
         self._folded.clear()
         return super().train(mode)
+
+    def _replicate_for_data_parallel(self) -> "ConvNorm":
+        replica = super()._replicate_for_data_parallel()
+        replica._folded = DerivedTensors()
+        return replica
 
     def convolve(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         """The convolution alone; with another weight and bias, where it `has_own_conv`."""
@@ -125,12 +90,12 @@ class ConvNorm(nn.Module):
             if not self.has_own_conv():
                 return conv(x) if self._is_linear else conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             weight, bias = conv.weight, conv.bias
-        if takes_depthwise(x, conv):
-            return depthwise_conv(x, weight, bias, self.stride)
+        if isinstance(conv, nn.Conv2d) and takes_depthwise(x, conv):
+            return depthwise_conv(x, weight, bias, conv.stride[0])
         if isinstance(conv, nn.Linear) and weight.dim() == 2:
             return linear(x, weight, bias)
-        if takes_conv(x, conv, self.stride):
-            return map_conv(x, weight, bias, self.stride)
+        if isinstance(conv, nn.Conv2d) and takes_conv(x, conv):
+            return map_conv(x, weight, bias, conv.stride[0])
         x = x.permute(0, 3, 1, 2)
         if isinstance(conv, nn.Linear):  # a 1x1 convolution, see `_fold`
             out = F.conv2d(x, weight, bias)
@@ -173,7 +138,7 @@ class ConvNorm(nn.Module):
         return x.permute(0, 2, 3, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.norm.training or not inference_path() or not self.has_own_conv():
+        if not inference_path() or not untouched(self, training=False):
             return self.norm_act(self.convolve(x))
         dtype = compute_dtype(x)
         if self.act and self.dim % LANES == 0 and (dtype == torch.float32 or on_gpu(x)) and usable(x):
@@ -190,7 +155,8 @@ def in_sequence(x: Tensor, *blocks: ConvNorm | nn.Linear) -> Tensor:
     In training every map between two blocks is kept once only, see `lean_gradients`.
     """
     norms = [block.norm for block in blocks if isinstance(block, ConvNorm)]
-    if not all(keeps_one_map(norm, x) for norm in norms) or not all(untouched(b, training=True) for b in blocks):
+    own = all(type(block) in (ConvNorm, nn.Linear) and untouched(block, training=True) for block in blocks)
+    if not own or not all(keeps_one_map(norm, x) for norm in norms):
         for block in blocks:
             x = block(x)
         return x

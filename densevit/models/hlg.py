@@ -21,6 +21,7 @@ from densevit.models.conv_norm import ConvNorm, in_cached_parts, in_sequence
 from densevit.models.hlg_arguments import (
     check_num_classes,
     check_numbers,
+    check_pool,
     check_widths,
     stage_dilations,
     stage_indices,
@@ -30,6 +31,7 @@ from densevit.models.hlg_layer import HLGLayer
 from densevit.models.hlg_train_kernels import takes_training, train_layer
 from densevit.models.infer_blocks import infer_blocks
 from densevit.models.infer_blocks import takes as takes_blocks
+from densevit.models.untouched import made_of
 
 STRIDES = (4, 8, 16, 32)
 
@@ -56,6 +58,7 @@ class Stem(nn.Sequential):
             ConvNorm(dim, dim, kernel_size=3, stride=2),
         )
         self.dim = dim
+        self.made = made_of(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return in_sequence(x, *self)
@@ -77,6 +80,7 @@ class HLG(nn.Module):
         in_chans: int = 3,
         num_classes: int = 1000,
         features_only: bool = False,
+        global_pool: str = "avg",
         out_indices: int | Sequence[int] = (0, 1, 2, 3),
         window_size: int = 7,
         dilation: int | str | Sequence[int] = "span",
@@ -105,8 +109,9 @@ class HLG(nn.Module):
         self.num_features = self.head_hidden_size = dims[-1]
         self.features_only, self.grad_checkpointing = features_only, grad_checkpointing
         self.stem = Stem(in_chans, dims[0])
+        self.out_indices = stage_indices(out_indices) if features_only else (3,)
         self.stages = nn.ModuleList()
-        for stage, depth in enumerate(depths):
+        for stage, depth in enumerate(depths[: max(self.out_indices) + 1]):  # what nothing is read of is not made
             layers = nn.ModuleList(
                 HLGLayer(
                     dims[max(stage - 1, 0)] if index == 0 else dims[stage],
@@ -126,13 +131,13 @@ class HLG(nn.Module):
                 for index in range(depth)
             )
             self.stages.append(layers)
-        self.out_indices = stage_indices(out_indices) if features_only else (3,)
         self.norms = nn.ModuleDict({str(index): nn.LayerNorm(dims[index]) for index in self.out_indices})
         self.feature_info = FeatureInfo(
             [{"num_chs": dims[i], "reduction": STRIDES[i], "module": f"stages.{i}"} for i in range(4)],
             self.out_indices,
         )
         self.head_drop = nn.Dropout(drop_rate)
+        self.global_pool = global_pool
         self.head: nn.Module = nn.Identity()
         if not features_only:
             self.reset_classifier(num_classes)
@@ -150,7 +155,8 @@ class HLG(nn.Module):
         if images.shape[1] != self.in_chans:
             raise UserError(f"the images have {images.shape[1]} channels, the model in_chans={self.in_chans}")
         for side in images.shape[2:]:
-            index(side)  # to a compiler a number from here on: each size has code of its own
+            if index(side) == 0:  # to a compiler a number from here on: each size has code of its own
+                raise UserError(f"the images are {tuple(images.shape[2:])}, height and width; give at least one pixel")
         x, maps = images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1), []
         with worthwhile_autocast(x.device, keep_narrow=not self.grad_checkpointing):
             for stage in range(max(self.out_indices) + 1):
@@ -170,9 +176,11 @@ class HLG(nn.Module):
         return x
 
     def _stemmed(self, x: Tensor) -> Tensor:
-        if type(self.stem) is Stem and takes_stem(self.stem, x):
+        if type(self.stem) is not Stem:
+            return self.stem(x)
+        if takes_stem(self.stem, x):
             return infer_stem(self.stem, x)
-        if type(self.stem) is Stem and takes_blocks(self.stem, x):
+        if takes_blocks(self.stem, x):
             return infer_blocks(self.stem, x, peak=self.stem.peak(x))
         return in_cached_parts(self.stem, x, peak=self.stem.peak(x))
 
@@ -182,7 +190,7 @@ class HLG(nn.Module):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Map (B, C, h, w) -> logits (B, K): mean over tokens, Linear; `pre_logits` stops before the Linear."""
-        x = self.head_drop(x.mean(dim=(2, 3)))
+        x = self.head_drop(x.mean(dim=(2, 3)) if self.global_pool else x)
         return x if pre_logits else self.head(x)
 
     def forward(self, images: Tensor) -> Tensor | list[Tensor]:
@@ -195,11 +203,11 @@ class HLG(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Put a new classifier on top; 0 classes leave the pooled features. The pool is always the mean."""
-        if global_pool not in (None, "avg"):
-            raise UserError(f"HLG pools by the mean only, got global_pool={global_pool!r}; leave it out or use 'avg'")
+        """Put a new classifier on top; 0 classes leave the pooled features, or with `global_pool` "" the map."""
         check_num_classes(num_classes)
-        self.num_classes = num_classes
+        pool = self.global_pool if global_pool is None else global_pool
+        check_pool(pool, num_classes)
+        self.num_classes, self.global_pool = num_classes, pool
         self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
         _init_weights(self.head)
 

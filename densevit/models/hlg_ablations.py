@@ -125,8 +125,10 @@ def create_hlg_step(step: str, name: str = "hlg_small", **kwargs: Any) -> HLG:
     for key in kwargs if step in ("pvt", "dwmlp") else ():
         if key in _NOT_YET:
             raise UserError(f"step {step!r} is as in Table 14 and takes no {key}; vary it in 'shared_local' or later")
-    if step == "shared_local":
-        kwargs["dilation"] = 1
+    if step == "shared_local" and kwargs.setdefault("dilation", 1) != 1:
+        raise UserError(
+            f"step 'shared_local' has plain windows only, got dilation={kwargs['dilation']!r}; leave it out"
+        )
     model = create_hlg(name, **kwargs)
     if step in ("pvt", "dwmlp"):
         for layers in cast(list[nn.ModuleList], model.stages):

@@ -48,6 +48,14 @@ def check_num_classes(num_classes: int) -> None:
         raise UserError(f"num_classes must be a whole number, or 0 for no classifier, not {num_classes!r}")
 
 
+def check_pool(global_pool: str, num_classes: int) -> None:
+    """UserError unless the pool is the mean, or "": none, for the map, which no classifier takes."""
+    if global_pool not in ("avg", ""):
+        raise UserError(f"HLG pools by the mean only, got global_pool={global_pool!r}; leave it out or use 'avg'")
+    if num_classes and not global_pool:
+        raise UserError(f"global_pool='' leaves a map and no classifier; use num_classes=0, not {num_classes}")
+
+
 def stage_dilations(dilation: int | str | Sequence[int | str]) -> list[int | str]:
     """Rate of the odd layers per stage: "span" (side / R), one integer, or one for each of the three with windows."""
     one = isinstance(dilation, int | str)

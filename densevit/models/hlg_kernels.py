@@ -27,6 +27,8 @@ from densevit.models.windows import WindowGrid, pad_map, window_grid
 
 PART_ELEMENTS = 2**22
 """Largest map of a part of the batch, in elements, for it to stay in a CPU's cache."""
+COMPILED_PART_ELEMENTS = 2**21
+"""The same for the DWMLP, where a compiler takes the rest of the layer whole: half the size takes no longer."""
 GPU_PART_BYTES = 2**28
 """The same on a GPU, in bytes, for it to need little memory."""
 MAX_STEM_WIDTH, MAX_STEM_TAPS = 128, 64
@@ -55,10 +57,12 @@ def whole_vectors(layer: HLGLayer) -> bool:
 
 
 def plain(layer: HLGLayer, *, training: bool, found: list[Tensor]) -> bool:
-    """Whether all parts are in this mode and what `hlg_layer` made them; `found` takes their parameters."""
+    """Whether all parts are in this mode and as `hlg_layer` made them; `found` takes their parameters, without gaps."""
     if type(layer) is not HLGLayer or type(layer.attn) not in (LocalGlobalAttention, FullAttention):
         return False  # a step of `hlg_ablations`
-    return untouched(layer, training=training, found=found)
+    if not untouched(layer, training=training, found=found):
+        return False
+    return all(weight.dim() > 2 or weight.is_contiguous() for weight in found)
 
 
 def infer_layer(layer: HLGLayer, x: Tensor) -> Tensor:
@@ -112,8 +116,8 @@ def _parts(x: Tensor, out: Tensor, *, peak: int) -> Iterable[tuple[Tensor, Tenso
     return zip(x.split(images), out.split(images), strict=True)
 
 
-def _images_at_once(x: Tensor, *, peak: int) -> int:
-    return max(1, (GPU_PART_BYTES // x.element_size() if on_gpu(x) else PART_ELEMENTS) // peak)
+def _images_at_once(x: Tensor, *, peak: int, most: int = PART_ELEMENTS) -> int:
+    return max(1, (GPU_PART_BYTES // x.element_size() if on_gpu(x) else most) // peak)
 
 
 def _mlp(mlp: DWMLP) -> Callable[[Tensor], Tensor]:
@@ -123,24 +127,30 @@ def _mlp(mlp: DWMLP) -> Callable[[Tensor], Tensor]:
     narrow, wide = mlp.expand.conv.weight, mlp.project.weight
 
     def run(x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling():  # autocast does not reach into an operator
-            return infer_dwmlp(x, narrow.to(x.dtype), *before, weight, shift, wide.to(x.dtype), stride)
-        return infer_dwmlp(x, narrow, *before, weight, shift, wide, stride)
+        if not torch.compiler.is_compiling():
+            return infer_dwmlp(x, narrow, *before, weight, shift, wide, stride, len(x))
+        images = _images_at_once(x, peak=x.shape[1] * x.shape[2] * len(narrow), most=COMPILED_PART_ELEMENTS)
+        # autocast does not reach into an operator
+        return infer_dwmlp(x, narrow.to(x.dtype), *before, weight, shift, wide.to(x.dtype), stride, images)
 
     return run
 
 
 @as_operator(
-    "(Tensor x, Tensor narrow, Tensor scale, Tensor shift, Tensor weight, Tensor bias, Tensor wide, int stride) "
-    "-> Tensor",
-    lambda x, narrow, scale, shift, weight, bias, wide, stride: x.new_empty(conv_shape(x, len(wide), stride)),
+    "(Tensor x, Tensor narrow, Tensor scale, Tensor shift, Tensor weight, Tensor bias, Tensor wide, int stride, "
+    "int images) -> Tensor",
+    lambda x, narrow, scale, shift, weight, bias, wide, stride, images: x.new_empty(conv_shape(x, len(wide), stride)),
 )
 def infer_dwmlp(
-    x: Tensor, narrow: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, wide: Tensor, stride: int
-) -> Tensor:
-    """What `_mlp` runs; `weight` (9, C) is that of convolution and norm, `scale` and `shift` are the first norm's."""
+    x: Tensor, narrow: Tensor, scale: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, wide: Tensor, stride: int,
+    images: int,
+) -> Tensor:  # fmt: skip
+    """What `_mlp` runs, so many `images` at a time.
+
+    `weight` (9, C) is that of convolution and norm, `scale` and `shift` are the first norm's.
+    """
     outputs = []
-    for part in x.split(_images_at_once(x, peak=x.shape[1] * x.shape[2] * len(narrow))):
+    for part in x.split(images):
         hidden = linear(part, narrow)
         hidden = depthwise(hidden, weight, bias, before=(scale, shift), stride=stride, act=True)
         outputs.append(linear(hidden, wide))

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from densevit.errors import unknown_name
 from densevit.models.attention import BiasedAttention, window_attention
-from densevit.models.conv_norm import ConvNorm, add, in_cached_parts, in_sequence, inference_path
+from densevit.models.conv_norm import ConvNorm, in_cached_parts, in_sequence, inference_path
 from densevit.models.dwmlp_kernels import takes, train_dwmlp
 from densevit.models.position_bias import DynamicPositionBias, window_bias
+from densevit.models.untouched import made_of
 from densevit.models.windows import WindowGrid, pad_map, pool_windows, window_grid
 
 WINDOW_EMBEDDINGS = ("avgpool", "maxpool", "dwconv")
@@ -46,6 +47,7 @@ class DWMLP(nn.Module):
         self.depthwise = ConvNorm(hidden, hidden, kernel_size=3, stride=stride, groups=hidden, bias=True)
         self.squeeze = SqueezeExcite(hidden, rd_ratio=0.25) if squeeze_excite else nn.Identity()
         self.project = nn.Linear(hidden, dim)
+        self.made = made_of(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.beside(x)[1]
@@ -70,9 +72,10 @@ class SpatialSmoothing(nn.Module):
         self.reduce = ConvNorm(dim, hidden)
         self.conv = ConvNorm(hidden, hidden, kernel_size=3)
         self.expand = ConvNorm(hidden, dim, act=False)
+        self.made = made_of(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = add(in_sequence(x, self.reduce, self.conv, self.expand), x)
+        x = in_sequence(x, self.reduce, self.conv, self.expand) + x
         return torch.ops.aten.gelu_(x) if inference_path() else F.gelu(x)
 
 
@@ -86,6 +89,7 @@ class WindowEmbedding(nn.Module):
         self.kind = kind
         self.conv = None if kind != "dwconv" else nn.Conv2d(dim, dim, window_size, stride=window_size, groups=dim)
         self.norm = nn.LayerNorm(dim)
+        self.made = made_of(self)
 
     def _pool(self, windows: Tensor) -> Tensor:
         """Rows, then columns: one reduction over both is many times slower on a CPU."""
@@ -133,6 +137,7 @@ class LocalGlobalAttention(nn.Module):
         self.attend = BiasedAttention(dim, num_heads=num_heads, position_bias=position_bias)
         self.project = nn.Linear(dim, dim)
         self.drop_path = DropPath(drop_path)
+        self.made = made_of(self)
 
     def forward(self, x: Tensor) -> Tensor:
         grid = window_grid((x.shape[1], x.shape[2]), window_size=self.window_size, dilation=self.dilation)
@@ -140,11 +145,11 @@ class LocalGlobalAttention(nn.Module):
         q, v = self.q(normed), self.v(normed)
         key = q if self.local_key == "query" else self.k(normed)
         local = window_attention(q, key, v, grid, num_heads=self.num_heads, bias=self.window_bias(v))  # Eq. 4, 5
-        q = add(q, conv_nhwc(self.mix_query, self.norm_query(local)))  # Eq. 9
-        x = add(local, x)
+        q = q + conv_nhwc(self.mix_query, self.norm_query(local))  # Eq. 9
+        x = local + x
         embedded = self.embed(pad_map(x, grid), grid)
         attended = self.attend(q, self.k(embedded), self.v(embedded), centers=grid.centers_doubled)
-        return add(self.drop_path(self.project(attended)), x)
+        return self.drop_path(self.project(attended)) + x
 
     def window_bias(self, like: Tensor) -> Tensor | None:
         """B_W of a full window, (1, heads, R * R, R * R), of the type of `like`."""
@@ -161,6 +166,7 @@ class FullAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.attend = BiasedAttention(dim, num_heads=num_heads, position_bias=position_bias)
         self.project = nn.Linear(dim, dim)
+        self.made = made_of(self)
 
     def attended(self, qkv: Tensor) -> Tensor:
         """Between the projections: (B, H, W, 3 C) -> (B, H, W, C)."""
@@ -220,13 +226,14 @@ class HLGLayer(nn.Module):
                 drop_path=drop_path,
             )
             self.norm2 = None
+        self.made = made_of(self)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)
         x = in_cached_parts(self.mlp, x, peak=math.prod(x.shape[1:]) * self.mlp.ratio)
-        x = add(self.drop_path(self.norm1(x)), shortcut)
+        x = self.drop_path(self.norm1(x)) + shortcut
         if self.smooth is not None:
             x = self.smooth(x)
         if self.norm2 is None:
             return self.attn(x)
-        return add(self.drop_path(self.norm2(self.attn(x))), x)
+        return self.drop_path(self.norm2(self.attn(x))) + x

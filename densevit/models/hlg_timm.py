@@ -25,8 +25,8 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
             )
         if kwargs.pop("output_stride", 32) != 32:
             raise UserError(f"{name!r} has strides 4, 8, 16, 32 only; leave output_stride at 32")
-        if kwargs.pop("global_pool", "avg") not in (None, "", "avg"):
-            raise UserError(f"{name!r} pools by the mean only; leave global_pool out or use 'avg'")
+        if kwargs.get("global_pool", "avg") is None:
+            del kwargs["global_pool"]
         from densevit.models.hlg import create_hlg  # here, so that HLG's own import of timm may register it
 
         return create_hlg(name, **{key: value for key, value in kwargs.items() if key not in _TIMM_ONLY})

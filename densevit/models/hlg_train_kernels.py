@@ -70,7 +70,7 @@ def _norm_add(x: Tensor, norm: nn.LayerNorm, residual: Tensor, drop_path: DropPa
 
 def _factors(drop_path: DropPath, x: Tensor) -> Tensor | None:
     """What `drop_path` multiplies each image with, (B, 1, 1, 1)."""
-    return drop_path(torch.ones(len(x), 1, 1, 1, device=x.device)) if drop_path.drop_prob else None
+    return drop_path(torch.ones(len(x), 1, 1, 1, dtype=torch.float32, device=x.device)) if drop_path.drop_prob else None
 
 
 def _smoothed(smooth: SpatialSmoothing, x: Tensor) -> Tensor:

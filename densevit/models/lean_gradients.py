@@ -11,11 +11,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from densevit.errors import UserError
 from densevit.kernels.library import LANES, on_gpu
 from densevit.models.conv_gradients import Step, conv_gradients, convolve, sum_of_parts
 from densevit.models.norm_gelu_kernels import NormGeluConv, takes, usable_norms
+from densevit.models.untouched import has_hooks
 
 LARGEST_BYTES = 28 * 2**20
 """Beyond 32 MB the C library asks the system for every new map's pages, which costs more than what is done on them."""
@@ -33,8 +35,9 @@ def check_values_per_channel(norm: nn.BatchNorm2d, x: Tensor) -> None:
 
 
 def has_running_statistics(norm: nn.BatchNorm2d) -> bool:
-    """Whether it is torch's own norm with a running average of its batches."""
-    return type(norm) is nn.BatchNorm2d and norm.momentum is not None and norm.running_mean is not None
+    """Whether it is torch's own norm with a running average of its batches, and nothing hangs on its call."""
+    running = type(norm) is nn.BatchNorm2d and norm.momentum is not None and norm.running_mean is not None
+    return running and not has_hooks(norm)
 
 
 def keeps_one_map(norm: nn.BatchNorm2d, x: Tensor) -> bool:
@@ -97,6 +100,7 @@ class _NormGeluConv(torch.autograd.Function):
         return output
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gamma, beta, mean, inverse_std, weight = ctx.saved_tensors
         at_once, var, nothing = _images_at_once(x), inverse_std.pow(-2) - ctx.eps, x.new_empty(0, dtype=mean.dtype)

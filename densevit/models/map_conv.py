@@ -25,10 +25,11 @@ MOST_CHANNELS = 4
 """Of an image. Patches have nine times as many."""
 
 
-def takes(x: Tensor, conv: nn.Module, stride: int) -> bool:
+def takes(x: Tensor, conv: nn.Module) -> bool:
     """Whether `map_conv` takes this map and module, which the caller has found to be untouched."""
     if type(conv) is not nn.Conv2d or conv.in_channels != x.shape[-1]:
         return False
+    stride = conv.stride[0]
     if not torch.compiler.is_compiling() and not (torch.is_grad_enabled() and _of_images(x, conv.weight, stride)):
         return False
     has_tangents = torch.autograd.forward_ad._current_level >= 0  # to those the operator is a constant

@@ -26,7 +26,7 @@ GPU_PART_BYTES = 2**30
 
 def takes(x: Tensor, norm: nn.BatchNorm2d) -> bool:
     """Whether the kernels take this (B, C, H, W) map and norm."""
-    return x.shape[1] % LANES == 0 and usable_norms([norm], x)
+    return x.shape[1] == norm.num_features and x.shape[1] % LANES == 0 and usable_norms([norm], x)
 
 
 def usable_norms(norms: Sequence[nn.BatchNorm2d], *maps: Tensor) -> bool:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from densevit.kernels.library import is_transformed
-from densevit.models.conv_norm import DerivedTensors, inference_path
+from densevit.models.conv_norm import inference_path
+from densevit.models.derived_tensors import DerivedTensors
 from densevit.models.position_bias_kernels import EPS, LaidOutBias, takes
 from densevit.models.untouched import has_hooks
 
@@ -38,6 +39,11 @@ class DynamicPositionBias(nn.Module):
         self._tables.clear()
         return super().train(mode)
 
+    def _replicate_for_data_parallel(self) -> "DynamicPositionBias":
+        replica = super()._replicate_for_data_parallel()
+        replica._tables = DerivedTensors()
+        return replica
+
     def cached(self, key: Hashable, build: Callable[[], Tensor]) -> Tensor:
         """`build()`, made from this module; where no gradient is recorded, kept until a parameter changes."""
         if not inference_path():
@@ -46,7 +52,7 @@ class DynamicPositionBias(nn.Module):
         for part in (self.first, *self.rest):  # `parameters`, which goes into all parts, takes many times as long
             inside = part.parameters() if part._modules else part._parameters.values()
             sources += [tensor for tensor in inside if tensor is not None]
-        return self._tables.get(key, sources, build)
+        return self._tables.get(key, sources, build) if sources else build()  # DataParallel hides them
 
     def forward(self, offsets_y: Tensor, offsets_x: Tensor) -> Tensor:
         """Bias of every pair of offsets: (Uy,), (Ux,) -> (heads, Uy, Ux). Never autocast: bf16 rounds offsets."""
@@ -93,7 +99,7 @@ def _axis_offsets(num_queries: int, centers_doubled: tuple[int, ...], device: to
     keys = torch.tensor(centers_doubled, device=device)
     low = -max(centers_doubled)
     count = (2 * (num_queries - 1) - min(centers_doubled) - low) // step + 1
-    values = (torch.arange(count, device=device) * step + low) / 2
+    values = (torch.arange(count, device=device) * step + low).float() / 2
     index = (queries[:, None] - keys[None, :] - low) // step
     doubled = (torch.arange(count, device=device) * step + low)[:, None] + keys[None, :]
     there = (doubled % 2 == 0) & (doubled >= 0) & (doubled < 2 * num_queries)

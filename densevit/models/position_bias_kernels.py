@@ -10,6 +10,8 @@ from densevit.kernels.library import call, gpu_kernels, on_gpu, usable
 from densevit.models.untouched import has_hooks, untouched
 
 PARTS = (nn.Linear, *(nn.LayerNorm, nn.ReLU, nn.Linear) * 3)
+NUM_WEIGHTS = 14
+"""A weight and a bias of each but the ReLUs."""
 EPS = 1e-5
 """Of the layer norms."""
 WIDEST = 64
@@ -23,7 +25,9 @@ def takes(first: nn.Linear, rest: nn.Sequential, *, keys_across: int, device: to
     if not kinds or first.weight.device != device or has_hooks(rest):
         return False
     weights: list[Tensor] = []
-    if not all(untouched(part, training=part.training, found=weights) for part in parts) or not usable(*weights):
+    if not all(untouched(part, training=part.training, found=weights) for part in parts):
+        return False
+    if len(weights) != NUM_WEIGHTS or not usable(*weights):  # DataParallel and FSDP put theirs elsewhere
         return False
     hidden, heads, norms = first.out_features, len(weights[-1]), (rest[0], rest[3], rest[6])
     shapes = [(hidden, 2), (hidden,)]

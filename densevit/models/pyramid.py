@@ -118,7 +118,7 @@ def _hlg_pyramid(
     except (TypeError, ValueError, IndexError) as error:
         given = {key: value for key, value in args.items() if key != "in_chans"}
         raise UserError(f"encoder_args {given} do not fit {name}: {error}") from error
-    body.set_grad_checkpointing(grad_checkpointing)
+    body.set_grad_checkpointing(grad_checkpointing or body.grad_checkpointing)
     return PyramidEncoder(body, channels=body.feature_info.channels(), strides=strides, name=name)
 
 

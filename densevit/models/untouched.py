@@ -1,20 +1,45 @@
 """Whether a module is as this package made it. One with an adapter, a hook or a parametrization must be called."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 OWN_PARTS = ("torch.nn.modules.", "timm.layers.", "densevit.models.")
 """Where the classes of an untouched module are defined."""
+
+SETTINGS = ("stride", "padding", "dilation", "groups", "track_running_stats")
+"""What of convolutions and norms is not told by the shapes of their parameters."""
 
 CONTAINERS = "torch.nn.modules.container"
 """No part of an untouched module but of those with `is_called`; in place of a layer it is an adapter."""
 
 
 def has_hooks(part: nn.Module) -> bool:
-    """Whether something runs before or after `part` when it is called."""
+    """Whether something runs before or after `part` when it is called, or in place of its class's `forward`."""
     own = part.__dict__
     return bool(
-        own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]
+        own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+        or "forward" in own
     )
+
+
+def made_of(module: nn.Module) -> list[Any]:
+    """The kind of each part right inside, its settings and the shapes of its parameters.
+
+    A class that does not always call its parts has this from its constructor as `made`: `untouched` sees whether a part
+    was replaced, pruned or set otherwise since. A synchronised norm is the norm that it stands for.
+    """
+    made: list[Any] = []
+    for part in module.__dict__["_modules"].values():
+        if part is not None:
+            own, kind = part.__dict__, type(part)
+            made.append(nn.BatchNorm2d if kind is nn.SyncBatchNorm else kind)
+            made += [own.get(setting) for setting in SETTINGS]
+            made += [None if tensor is None else tensor.shape for tensor in own["_parameters"].values()]
+    return made
 
 
 def untouched(
@@ -29,7 +54,7 @@ def untouched(
     own, kind = part.__dict__, type(part)
     if not kind.__module__.startswith(OWN_PARTS) or own["training"] is not training:
         return False
-    if has_hooks(part) or "forward" in own:  # its own, put in place of the class's
+    if has_hooks(part):
         return False
     if kind.__module__ == CONTAINERS or own.get("padding_mode", "zeros") != "zeros":
         return False
@@ -37,6 +62,8 @@ def untouched(
         return False
     if getattr(kind, "is_called", False):
         return True
+    if "made" in own and own["made"] != made_of(part):
+        return False
     if found is not None:
         found.extend(tensor for tensor in own["_parameters"].values() if tensor is not None)
     children = [child for child in own["_modules"].values() if child is not None]

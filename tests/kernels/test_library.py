@@ -43,6 +43,25 @@ def test_without_a_compiler(fresh, monkeypatch):
         assert fresh() is None
 
 
+def test_without_a_home_folder(fresh, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(module.Path, "home", no_home)
+    with pytest.warns(UserWarning, match="Could not determine home directory"):
+        assert fresh() is None
+
+
+def test_compiler_with_arguments(fresh, monkeypatch):
+    compiler = module.shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no compiler")
+    monkeypatch.setenv("CXX", f"env {compiler} -w")
+    assert fresh() is not None
+
+
 def test_compiler_that_fails(fresh, monkeypatch, tmp_path):
     compiler = tmp_path / "broken"
     compiler.write_text("#!/bin/sh\necho 'no such flag' >&2\nexit 1\n")

@@ -125,10 +125,63 @@ def test_images_in_parts_give_the_same(monkeypatch):
     module, x = build(KINDS[2]).eval(), torch.randn(5, 4, 5, 6, dtype=torch.float64)
     expected = module(x)
     monkeypatch.setattr("densevit.models.conv_norm.CACHED_ELEMENTS", 240)
-    calls = []
-    module.register_forward_hook(lambda *_: calls.append(1))
-    assert torch.equal(in_cached_parts(module, x, peak=120), expected)
-    assert len(calls) == 3
+    calls, forward = [], ConvNorm.forward
+    monkeypatch.setattr(ConvNorm, "forward", lambda self, part: calls.append(len(part)) or forward(self, part))
+    torch.testing.assert_close(in_cached_parts(module, x, peak=120), expected)
+    assert calls == [2, 2, 1]
+
+
+@torch.no_grad()
+def test_a_module_with_a_hook_or_a_norm_in_training_gets_the_batch_whole(monkeypatch):
+    monkeypatch.setattr("densevit.models.conv_norm.CACHED_ELEMENTS", 240)
+    x, seen = torch.randn(5, 4, 5, 6), []
+    module = build(KINDS[2]).float().eval()
+    module.norm.register_forward_hook(lambda _, args, out: seen.append(args[0].shape))
+    in_cached_parts(module, x, peak=120)
+    assert seen == [(5, 6, 4, 5)]
+    module = build(KINDS[2]).float().eval()
+    module.norm.train()
+    in_cached_parts(module, x, peak=120)
+    assert module.norm.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_norms_of_other_kinds_and_hooks_on_norms_are_called(training):
+    x, calls = torch.randn(2, 4, 5, 8), []
+    module = ConvNorm(8, 8).train(training)
+    module.norm.register_forward_hook(lambda *_: calls.append(1))
+    with torch.set_grad_enabled(training):
+        module(x)
+        in_sequence(x, module, nn.Linear(8, 8).train(training))
+        assert len(calls) == 2
+        for norm in (nn.GroupNorm(2, 8), nn.Identity(), nn.BatchNorm2d(8, track_running_stats=False)):
+            module.norm = norm.train(training)
+            expected = F.gelu(norm(module.conv(x).permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+            torch.testing.assert_close(module(x), expected)
+
+
+def test_fused_optimizers_are_seen():
+    x, module = torch.randn(2, 4, 5, 8), ConvNorm(8, 8).eval()
+    optimizer = torch.optim.SGD(module.parameters(), lr=1.0, fused=True)
+    with torch.no_grad():
+        before = module(x)
+    module(x).square().sum().backward()
+    with torch.no_grad():
+        module(x)  # kept again
+    optimizer.step()
+    with torch.no_grad():
+        after = module(x)
+    torch.testing.assert_close(after, module(x))
+    assert not torch.allclose(after, before)
+
+
+def test_changed_settings_of_a_convolution_count():
+    x, module = torch.randn(2, 8, 8, 8), ConvNorm(8, 8, kernel_size=3, stride=2).eval()
+    module.conv.stride, module.conv.dilation, module.conv.padding = (1, 1), (2, 2), (2, 2)
+    expected = F.gelu(module.norm(module.conv(x.permute(0, 3, 1, 2)))).permute(0, 2, 3, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), expected)
+    torch.testing.assert_close(module(x), expected)
 
 
 def test_synchronised_norms_are_left_alone():

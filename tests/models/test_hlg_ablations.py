@@ -64,6 +64,11 @@ def test_unknown_step_lists_the_steps():
         create_hlg_step("baseline")
 
 
+def test_a_step_refuses_what_it_does_not_have():
+    with pytest.raises(UserError, match="plain windows only, got dilation=8"):
+        create_hlg_step("shared_local", dilation=8, **SMALL)
+
+
 def test_window_embeddings_have_the_counts_of_table_12():
     assert count(create_hlg, "hlg_tiny", window_embedding="avgpool")[0] == pytest.approx(11.0, rel=0.015)
     assert count(create_hlg, "hlg_tiny", window_embedding="dwconv")[0] == pytest.approx(11.0, rel=0.015)

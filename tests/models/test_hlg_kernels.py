@@ -199,6 +199,48 @@ def test_changed_layers_are_called_as_they_are(train):
         assert count() > 0, change.__name__
 
 
+def _without(layer):
+    layer.drop_path = layer.norm1 = nn.Identity()
+
+
+def _other_norm(layer):
+    layer.norm1 = nn.RMSNorm(64)
+
+
+def _dilated(layer):
+    layer.attn.mix_query.dilation = layer.attn.mix_query.padding = (2, 2)
+    layer.mlp.depthwise.conv.dilation = layer.mlp.depthwise.conv.padding = (3, 3)
+
+
+def _pruned(layer):  # in place, to a width that is not whole vectors
+    mlp, width = layer.mlp, layer.mlp.expand.dim - 12
+    mlp.expand.conv.out_features = mlp.project.in_features = width
+    depthwise = mlp.depthwise.conv
+    depthwise.in_channels = depthwise.out_channels = depthwise.groups = width
+    for part in (mlp.expand.conv, mlp.expand.norm, depthwise, mlp.depthwise.norm):
+        for name, tensor in [*part.named_parameters(), *part.named_buffers()]:
+            if tensor.dim():
+                getattr(part, name).data = tensor.data[:width].clone()
+    for norm in (mlp.expand.norm, mlp.depthwise.norm):
+        norm.num_features = width
+    mlp.project.weight.data = mlp.project.weight.data[:, :width].clone()
+
+
+def _with_gaps(layer):
+    gaps = {name: torch.stack([t, t + 7], dim=-1)[..., 0] for name, t in layer.state_dict().items()}
+    layer.load_state_dict(gaps, assign=True)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("change", [_without, _other_norm, _dilated, _pruned, _with_gaps])
+def test_layers_changed_in_place_give_what_they_should(change, train, by_torch):
+    layer, x = drawn().stages[0][1].train(train), torch.randn(2, 15, 15, 64)
+    change(layer)
+    same = copy.deepcopy(layer)
+    with torch.set_grad_enabled(train):
+        torch.testing.assert_close(_run(layer, x), by_torch(lambda: same(x)), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("train", [False, True])
 def test_autocast_where_the_processor_has_bfloat16(train, monkeypatch):
     monkeypatch.setattr("densevit.kernels.bfloat16.CPU_HAS_BFLOAT16", True)

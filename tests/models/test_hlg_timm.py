@@ -35,10 +35,11 @@ def test_what_cannot_be_had_is_said(arguments, message):
 
 
 def test_timms_ways_of_asking():
-    assert timm.create_model("hlg_mobile", num_classes=0, global_pool="").eval()(torch.randn(1, 3, 32, 32)).shape == (
-        1,
-        384,
-    )
+    images = torch.randn(1, 3, 64, 64)
+    assert timm.create_model("hlg_mobile", num_classes=0).eval()(images).shape == (1, 384)
+    assert timm.create_model("hlg_mobile", num_classes=0, global_pool="").eval()(images).shape == (1, 384, 2, 2)
     assert timm.create_model("hlg_mobile", features_only=True, out_indices=2).feature_info.channels() == [192, 384]
     with pytest.raises(UserError, match="pools by the mean only"):
         timm.create_model("hlg_mobile", global_pool="max")
+    with pytest.raises(UserError, match="use num_classes=0, not 1000"):
+        timm.create_model("hlg_mobile", global_pool="")

@@ -1,10 +1,13 @@
 """Position bias: a function of the offset alone, and the table gives it to every pair."""
 
+import copy
+
 import pytest
 import torch
 
 from densevit.models.position_bias import (
     DynamicPositionBias,
+    _kept_axis_offsets,
     axis_offsets,
     crop_window_bias,
     gather_bias,
@@ -84,6 +87,33 @@ def test_the_table_sees_what_an_adapter_learns():
         before = bias.cached("table", lambda: bias(offsets, offsets))
         bias.rest[2][1].bias.add_(1)
         assert not torch.equal(before, bias.cached("table", lambda: bias(offsets, offsets)))
+
+
+def test_offsets_do_not_depend_on_the_default_type():
+    _kept_axis_offsets.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        values = axis_offsets(5, [0, 2]).values
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert values.dtype == torch.float32
+
+
+def test_replicas_of_data_parallel_have_no_table_of_others():
+    bias = DynamicPositionBias(32, num_heads=2).eval()
+    replica = bias._replicate_for_data_parallel()
+    for name in ("first", "rest"):
+        setattr(replica, name, copy.deepcopy(getattr(bias, name)))
+    for part in (replica.first, *replica.rest):  # as `torch.nn.parallel.replicate` leaves them: plain attributes
+        for name, tensor in [*part._parameters.items()]:
+            del part._parameters[name]
+            object.__setattr__(part, name, tensor.detach())
+    with torch.no_grad():
+        expected = window_bias(bias, window_size=3, dtype=torch.float32)
+        torch.testing.assert_close(window_bias(replica, window_size=3, dtype=torch.float32), expected)
+        replica.rest[-1].bias.add_(1)
+        assert not torch.allclose(window_bias(replica, window_size=3, dtype=torch.float32), expected)
+        assert torch.equal(window_bias(bias, window_size=3, dtype=torch.float32), expected)
 
 
 def test_offsets_kept_in_inference_serve_training():

@@ -53,6 +53,10 @@ def test_swin_maps_are_normed_and_channels_first():
         torch.testing.assert_close(means, torch.zeros_like(means), atol=1e-5, rtol=0)
 
 
+def test_gradient_checkpointing_may_be_an_argument_of_the_encoder():
+    assert create_pyramid("hlg_mobile", encoder_args={"grad_checkpointing": True}).body.grad_checkpointing
+
+
 def test_gradient_checkpointing_and_drop_path_reach_the_body():
     encoder = create_pyramid("hlg_tiny", encoder_args=HLG, drop_path_rate=0.3, grad_checkpointing=True)
     assert encoder.body.grad_checkpointing
