@@ -128,7 +128,8 @@ def classify_files(classifier: Classifier, pictures: Iterable[Path]) -> Iterator
         try:
             yield Classified(path, classifier(path), None)
         except UserError as error:
-            yield Classified(path, None, str(error))
+            told = str(error)
+            yield Classified(path, None, told if str(path) in told else f"{path}: {told}")
 
 
 def write_predictions(classified: Iterable[Classified], path: Path, *, num_top: int) -> None:

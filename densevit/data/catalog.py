@@ -8,6 +8,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from densevit.annotations import check_options
 from densevit.data.ade20k import ADE20K
 from densevit.data.base import Transform
 from densevit.data.camvid import CamVid
@@ -75,6 +76,7 @@ def create_dataset(
             near = difflib.get_close_matches(key, options, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]!r}?" if near else f"choose one of: {', '.join(options) or '(none)'}"
             raise UserError(f"data set {name!r} has no option {key!r}; {hint}")
+    check_options(f"data set {name!r}", DATASETS[name], args)
     if "root" in inspect.signature(DATASETS[name]).parameters:
         args["root"] = root
     elif root is not None:

@@ -4,10 +4,13 @@ A sample's "image" goes in as uint8 (3, H, W) and comes out normalised, float32 
 """
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from PIL import Image, ImageOps
 from timm.data import create_transform
+from timm.data.auto_augment import AugmentOp
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
@@ -78,7 +81,28 @@ def classification_train_transform(
         mean=_unit(mean),
         std=_unit(std),
     )
+    for step in transform.transforms:
+        for op in _operations(step):
+            if op.name.startswith("Posterize"):
+                op.aug_fn = posterize
     return OnImage(transform)
+
+
+def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """The picture with so many bits of each channel kept; 0 of them, which timm draws too, leave it black.
+
+    Pillow 13 refuses 0 bits, before that it was black.
+    """
+    if bits >= 8:
+        return image
+    return ImageOps.posterize(image, bits) if bits > 0 else Image.new(image.mode, image.size)
+
+
+def _operations(step: Any) -> Iterator[AugmentOp]:
+    """All operations of a policy of timm; none of another transform."""
+    yield from getattr(step, "ops", ())
+    for operations in getattr(step, "policy", ()):
+        yield from operations
 
 
 def classification_eval_transform(

@@ -116,7 +116,10 @@ def find_shards(base: Path, *, split: str, val_shards: int = 0) -> tuple[Path, .
         if _named(base, "val"):
             raise UserError(f"{base} has shards of the split 'val'; leave out val_shards")
         if not 0 < val_shards < len(found):
-            raise UserError(f"val_shards {val_shards} must leave some of the {len(found)} train shards in {base}")
+            raise UserError(
+                f"val_shards {val_shards} must leave some of the {len(found)} train shards in {base}"
+                + ("" if found else ", train-*.tar or train-*.tar.gz")
+            )
         return found[-val_shards:] if split == "val" else found[:-val_shards]
     found = _named(base, split)
     if not found:

@@ -15,7 +15,8 @@ from densevit.errors import UserError, check_whole_numbers, unknown_name
 from densevit.models.detector_catalog import DETECTOR_KINDS, DETECTORS, find_detector
 from densevit.models.encoder_names import ENCODERS, check_plain_vit, check_pyramid
 from densevit.models.encoders import build_timm, create_vit
-from densevit.models.hlg import HLG, HLG_VARIANTS, create_hlg
+from densevit.models.hlg import HLG, HLG_VARIANTS
+from densevit.models.hlg_ablations import FULL_MODEL, create_hlg_step
 from densevit.models.layers import NormName
 from densevit.models.position import PositionResize
 from densevit.models.pyramid_segmenter import LISTED, create_pyramid_segmenter
@@ -122,10 +123,11 @@ def _pyramid_builder(decoder: str, encoder: str) -> Callable[..., nn.Module]:
 
 
 def _hlg_builder(name: str) -> Callable[..., nn.Module]:
-    def build(**kwargs: Any) -> nn.Module:
-        return create_hlg(name, **kwargs)
+    def build(*, step: str = FULL_MODEL, **kwargs: Any) -> nn.Module:
+        return create_hlg_step(step, name, **kwargs)
 
-    build.__signature__ = inspect.signature(HLG)  # type: ignore[attr-defined]
+    own = inspect.signature(build).parameters["step"]
+    build.__signature__ = inspect.Signature([*inspect.signature(HLG).parameters.values(), own])  # type: ignore[attr-defined]
     return build
 
 
@@ -178,7 +180,7 @@ def model_kind(name: str) -> str:
 
 def create_model(name: str, *, num_classes: int | None = None, **kwargs: Any) -> nn.Module:
     """Build a model by name; `kwargs` are those of its builder: `create_setr` for SETR on a plain ViT,
-    `create_pyramid_segmenter` for other segmenters, `HLG` for HLG, timm's own else.
+    `create_pyramid_segmenter` for other segmenters, `HLG` for HLG (and `step`, one of Table 14), timm's own else.
 
     With `features_only=True` there are no classes to name. The result carries `config`, the arguments that rebuild it.
     UserError for an unknown name or argument, or no `num_classes`.

@@ -14,11 +14,13 @@ import torch
 from timm.models import FeatureInfo
 from torch import Tensor, nn
 
-from densevit.errors import UserError, unknown_name
+from densevit.errors import unknown_name
 from densevit.kernels.bfloat16 import worthwhile_autocast
 from densevit.models.checkpointing import checkpointed
 from densevit.models.conv_norm import ConvNorm, in_cached_parts, in_sequence
 from densevit.models.hlg_arguments import (
+    check_flags,
+    check_images,
     check_num_classes,
     check_numbers,
     check_pool,
@@ -103,6 +105,12 @@ class HLG(nn.Module):
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
         )
+        check_flags(
+            features_only=features_only,
+            position_bias=position_bias,
+            squeeze_excite=squeeze_excite,
+            grad_checkpointing=grad_checkpointing,
+        )
         dims, rates = tuple(embed_dims), [drop_path_rate * i / max(sum(depths) - 1, 1) for i in range(sum(depths))]
         dilations = stage_dilations(dilation)
         self.in_chans, self.num_classes = in_chans, num_classes
@@ -150,13 +158,9 @@ class HLG(nn.Module):
 
     def _maps(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W) -> the normed maps (B, h, w, C) of `out_indices`."""
-        if images.shape[0] == 0:
-            raise UserError("the batch has no image in it; give at least one")
-        if images.shape[1] != self.in_chans:
-            raise UserError(f"the images have {images.shape[1]} channels, the model in_chans={self.in_chans}")
+        check_images(images, self.in_chans)
         for side in images.shape[2:]:
-            if index(side) == 0:  # to a compiler a number from here on: each size has code of its own
-                raise UserError(f"the images are {tuple(images.shape[2:])}, height and width; give at least one pixel")
+            index(side)  # to a compiler a number from here on: each size has code of its own
         x, maps = images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1), []
         with worthwhile_autocast(x.device, keep_narrow=not self.grad_checkpointing):
             for stage in range(max(self.out_indices) + 1):

@@ -32,6 +32,7 @@ from densevit.models.hlg_layer import (
 from densevit.models.windows import pad_map, window_grid
 
 HLG_STEPS = ("pvt", "dwmlp", "shared_local", "plain_dilated")
+FULL_MODEL = HLG_STEPS[-1]
 PVT_MLP_RATIO = 3.0
 _NOT_YET = ("window_size", "dilation", "window_embedding", "local_key", "position_bias", "mlp_ratio", "squeeze_excite")
 """What only the later steps, which have windows, can vary."""

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from densevit.errors import UserError, check_positive_numbers, check_whole_numbers
 
 STAGES = 4
@@ -42,6 +44,27 @@ def check_numbers(
             raise UserError(f"{name} must lie in 0 .. 1, below 1, not {rate!r}")
 
 
+def check_flags(**flags: object) -> None:
+    """UserError for what is neither true nor false: a word such as "off" would count as true."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise UserError(f"{name} must be true or false, not {value!r}")
+
+
+def check_images(images: Tensor, in_chans: int) -> None:
+    """UserError unless these are (B, C, H, W) floats, at least one image of one pixel, with so many channels."""
+    if images.dim() != 4:
+        raise UserError(f"images must be (batch, {in_chans}, height, width), not {tuple(images.shape)}")
+    if images.shape[0] == 0:
+        raise UserError("the batch has no image in it; give at least one")
+    if images.shape[1] != in_chans:
+        raise UserError(f"the images have {images.shape[1]} channels, the model in_chans={in_chans}")
+    if images.shape[2] == 0 or images.shape[3] == 0:
+        raise UserError(f"the images have no pixel: height {images.shape[2]}, width {images.shape[3]}")
+    if not images.is_floating_point():
+        raise UserError(f"the images are {images.dtype}; give floating point, normalised as in training")
+
+
 def check_num_classes(num_classes: int) -> None:
     """UserError unless this is a whole number of at least 0, which stands for no classifier."""
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 0:
@@ -74,6 +97,8 @@ def stage_dilations(dilation: int | str | Sequence[int | str]) -> list[int | str
 def stage_indices(out_indices: int | Sequence[int]) -> tuple[int, ...]:
     """Stages 0 to 3 of `out_indices`, ascending; negative ones count from the end, and one number n is the last n."""
     given = range(-out_indices, 0) if isinstance(out_indices, int) else out_indices
+    if isinstance(given, str) or not all(isinstance(index, int) for index in given):
+        raise UserError(f"out_indices must be stages 0 to 3, such as [1, 2, 3], not {out_indices!r}")
     indices = tuple(sorted({index + STAGES if index < 0 else index for index in given}))
     if not indices or indices[0] < 0 or indices[-1] >= STAGES:
         raise UserError(f"out_indices {out_indices} must name stages 0 to 3 (strides 4, 8, 16, 32)")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from timm.layers import DropPath, SqueezeExcite
 from torch import Tensor, nn
 
-from densevit.errors import unknown_name
+from densevit.errors import UserError, unknown_name
 from densevit.models.attention import BiasedAttention, window_attention
 from densevit.models.conv_norm import ConvNorm, in_cached_parts, in_sequence, inference_path
 from densevit.models.dwmlp_kernels import takes, train_dwmlp
@@ -42,6 +42,10 @@ class DWMLP(nn.Module):
     ) -> None:
         super().__init__()
         hidden = int(in_dim * mlp_ratio)
+        if hidden < 1:
+            raise UserError(
+                f"mlp_ratio {mlp_ratio} of {in_dim} channels is less than one; use at least {1 / in_dim:.3g}"
+            )
         self.ratio = math.ceil(mlp_ratio)
         self.expand = ConvNorm(in_dim, hidden, bias=True)
         self.depthwise = ConvNorm(hidden, hidden, kernel_size=3, stride=stride, groups=hidden, bias=True)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor, nn
 
+from densevit.errors import UserError
 from densevit.evaluation.top_k import ClassificationScores, TopK
 from densevit.training.classification_data import ClassificationData
 from densevit.training.config_classification import ClassificationDataConfig, ClassificationExperiment
@@ -38,6 +39,7 @@ class ClassificationTask(Task):
     def for_data(
         cls, experiment: ClassificationExperiment, model: nn.Module, data: ClassificationData, *, training: bool
     ) -> "ClassificationTask":
+        _check_size(model, experiment)
         return cls(experiment, model, classes=data.classes)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -106,3 +108,22 @@ def mixing(config: ClassificationDataConfig, *, num_classes: int) -> Any:
         label_smoothing=0.0,
         num_classes=num_classes,
     )
+
+
+@torch.no_grad()
+def _check_size(model: nn.Module, experiment: ClassificationExperiment) -> None:
+    """UserError where the model takes no images of this size: some of timm's have one of their own."""
+    height, width = experiment.data.image_size
+    training = model.training
+    try:
+        model.eval()(torch.zeros(1, len(experiment.data.mean), height, width))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        own = getattr(model, "default_cfg", {}).get("input_size", (3, height, width))
+        raise UserError(
+            f"{experiment.model.name} takes no RGB images of {height} x {width}: {str(error).splitlines()[0]}; "
+            f"set data.image_size, which is [{own[1]}, {own[2]}] for its published weights, or model.args.img_size"
+        ) from error
+    finally:
+        model.train(training)

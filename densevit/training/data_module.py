@@ -92,6 +92,8 @@ class TaskData(L.LightningDataModule, Generic[Settings]):
 
     def _dataset(self, split: str, transform: Any, **args: Any) -> Any:
         c = self.config
+        for key in {"root", "split", "transform"} & {*c.args}:
+            raise UserError(f"data.args.{key} is not an option; use data.root, data.train_split and data.val_split")
         dataset = create_dataset(c.name, root=c.root, split=split, transform=transform, **(c.args | args))
         self.check_kind(dataset)
         if not _is_stream(dataset) and len(dataset) == 0:

@@ -13,6 +13,7 @@ runs/NAME/
 
 import json
 import logging
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,7 @@ def fit(experiment: Experiment, run_dir: str | Path, *, resume: bool = False) ->
     _ = data.train_set  # made here, so that bad data leaves no run behind
     model = build_model(experiment.model, num_classes=len(data.classes), task=experiment.task)
     task = kind.task.for_data(experiment, model, data, training=True)
+    _tell_of_warmup(experiment)
     stop = StopOnSignal(run_dir / CHECKPOINTS / LAST, accumulate=train.accumulate)
     with warnings.catch_warnings():
         _quiet()
@@ -97,6 +99,17 @@ def fit(experiment: Experiment, run_dir: str | Path, *, resume: bool = False) ->
         if trainer.is_global_zero:
             return _finish(run_dir)
         return _result(run_dir)
+
+
+def _tell_of_warmup(experiment: Experiment) -> None:
+    """A training that was made shorter and ends in its warm-up is hardly meant."""
+    warmup, steps = experiment.optim.warmup_steps, experiment.train.num_steps
+    if warmup >= steps and _is_first_process():
+        print(
+            f"the warm-up, optim.warmup_steps={warmup}, takes all of train.num_steps={steps}: "
+            "the learning rate never reaches optim.lr; set a shorter one",
+            file=sys.stderr,
+        )
 
 
 def build_model(config: ModelConfig, *, num_classes: int, task: str = "segmentation") -> nn.Module:

@@ -3,13 +3,10 @@
 import re
 from collections.abc import Mapping
 from dataclasses import is_dataclass
-from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_type_hints
 
+from densevit.annotations import describe
 from densevit.errors import UserError
-
-PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", NoneType: "null"}
-SEVERAL = {int: "whole numbers", float: "numbers", str: "words"}
 
 
 def wrong_type(error: Exception, experiment_type: type[Any], *, given: Mapping[str, Any]) -> UserError:
@@ -34,19 +31,3 @@ def type_of(key: str, kind: Any) -> Any:
             return None
         kind = get_type_hints(kind).get(name)
     return kind
-
-
-def describe(kind: Any) -> str:
-    """An annotation in words: `int | None` -> "a whole number or null"."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
-        return " or ".join(describe(each) for each in inner)
-    if origin is Literal:
-        return " or ".join(map(str, inner))
-    if origin is tuple and inner[-1] is Ellipsis:
-        return f"a list of {SEVERAL[inner[0]]} such as [1,2]"
-    if origin is tuple:
-        return f"{len(inner)} {SEVERAL[inner[0]]} such as [{','.join('12345'[: len(inner)])}]"
-    if kind is dict or origin is dict:
-        return "names with values such as {name: 1}"
-    return PLAIN.get(kind, str(kind))

@@ -106,8 +106,8 @@ def _default(task: str | None, source: str | Path | None) -> Experiment:
             + ", ".join(f"task: {name}" for name in EXPERIMENTS)
             + " (or recipe: NAME)"
         )
-    if task not in EXPERIMENTS:
-        raise unknown_name("task", task, EXPERIMENTS)
+    if not isinstance(task, str) or task not in EXPERIMENTS:
+        raise unknown_name("task", str(task), EXPERIMENTS)
     experiment: Experiment = EXPERIMENTS[task]()
     return experiment
 
@@ -200,7 +200,10 @@ def _put_open_ended(values: dict[str, Any], argument: str) -> bool:
         values = values.setdefault(part, {})
         if not isinstance(values, dict):
             raise UserError(f"{argument} goes below {part!r}, which is a single value")
-    values[name] = yaml.safe_load(text)
+    try:
+        values[name] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{argument} is no YAML value; lists look like [1, 2], mappings like {{a: 1}}") from error
     return True
 
 

@@ -60,6 +60,8 @@ class Task(L.LightningModule):
         train = experiment.train
         self.optim_config = scaled_to_batch(experiment.optim, experiment.data.batch_size * train.accumulate)
         self.ema = None if train.ema is None else ModelEmaV3(model, decay=train.ema, use_warmup=True)
+        if self.ema is not None:
+            self.ema.requires_grad_(False)  # several devices would wait for the gradients
         self.last_scores: Any = None
         self.scored_step = -1
         """Step of the last complete validation."""

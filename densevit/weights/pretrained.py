@@ -167,7 +167,7 @@ def _check_info(info: ModelInfo) -> None:
         raise UserError(f"info has {len(info.classes)} classes but {len(info.palette)} colours; give one for each")
     if len(info.mean) != len(info.std):
         raise UserError(f"info has {len(info.mean)} means but {len(info.std)} deviations; give one for each channel")
-    if info.task == "segmentation" and info.model.get("num_classes") != len(info.classes):
+    if info.task in ("segmentation", "classification") and info.model.get("num_classes") != len(info.classes):
         raise UserError(
             f"info names {len(info.classes)} classes but its model has num_classes={info.model.get('num_classes')}"
         )

@@ -5,9 +5,15 @@ import random
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision import tv_tensors
 
-from densevit.data.classification_transforms import classification_eval_transform, classification_train_transform
+from densevit.data.classification_transforms import (
+    _operations,
+    classification_eval_transform,
+    classification_train_transform,
+    posterize,
+)
 from densevit.errors import UserError
 
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 50.0, 40.0)
@@ -66,6 +72,17 @@ def test_without_augmentation_train_keeps_the_pixels():
     )  # fmt: skip
     given = sample(20, 20)
     torch.testing.assert_close(transform(given)["image"], given["image"].as_subclass(torch.Tensor) / 255)
+
+
+@pytest.mark.parametrize("policy", ["rand-m9-mstd0.5-inc1", "v0-mstd0.5", "original", "augmix-m9-w3"])
+def test_posterize_takes_what_timm_draws(policy):
+    transform = classification_train_transform(image_size=(8, 8), auto_augment=policy, mean=MEAN, std=STD)
+    operations = [op for step in transform.transform.transforms for op in _operations(step)]
+    drawn = [op.aug_fn for op in operations if op.name.startswith("Posterize")]
+    assert drawn == [posterize] * len(drawn) != []
+    image = Image.new("RGB", (2, 1), (255, 100, 3))
+    colours = [posterize(image, bits).getpixel((1, 0)) for bits in (0, 1, 7, 8)]
+    assert colours == [(0, 0, 0), (128, 0, 0), (254, 100, 2), (255, 100, 3)]
 
 
 def test_policies_and_pictures_that_are_refused():

@@ -6,6 +6,7 @@ import torch
 import densevit
 from densevit.errors import UserError
 from densevit.models.catalog import ENCODERS, create_model, list_models, model_kind
+from densevit.models.hlg_ablations import PVTLayer
 from densevit.models.segmenter import Segmenter
 from densevit.models.setr import SETR_DECODERS
 
@@ -111,6 +112,16 @@ def test_features_have_no_classes(name):
     assert model.state_dict().keys() == again.state_dict().keys()
     with pytest.raises(UserError, match=f"'{name}' needs num_classes"):
         create_model(name)
+
+
+def test_steps_of_table_14_are_an_argument():
+    with torch.device("meta"):
+        model = create_model("hlg_mobile", num_classes=3, step="pvt", features_only=False)
+        again = create_model(**model.config)
+    assert any(type(part) is PVTLayer for part in model.modules())
+    assert model.state_dict().keys() == again.state_dict().keys()
+    with pytest.raises(UserError, match=r"unknown step.*pvt"):
+        create_model("hlg_mobile", num_classes=3, step="ptv")
 
 
 def test_any_model_of_timm_is_a_classifier():

@@ -303,6 +303,33 @@ def test_arguments_out_of_range(argument):
         HLG(**{**TINY, **argument})
 
 
+@pytest.mark.parametrize("flag", ["position_bias", "squeeze_excite", "features_only", "grad_checkpointing"])
+def test_flags_are_true_or_false(flag):
+    with pytest.raises(UserError, match=f"{flag} must be true or false, not 'off'"):
+        create_hlg("hlg_mobile", **{flag: "off"})
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(3, 32, 32), "must be"),
+        (torch.zeros(1, 3, 0, 32), "no pixel"),
+        (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "uint8"),
+    ],
+)
+def test_what_are_no_images(images, message):
+    with pytest.raises(UserError, match=message):
+        create_hlg("hlg_mobile")(images)
+
+
+def test_stages_that_nothing_is_read_of_are_not_made():
+    model = create_hlg("hlg_mobile", features_only=True, out_indices=(0, 1))
+    sum(x.sum() for x in model(torch.randn(2, 3, 64, 64))).backward()
+    assert not [name for name, weight in model.named_parameters() if weight.grad is None]
+    with pytest.raises(UserError, match="out_indices"):
+        create_hlg("hlg_mobile", features_only=True, out_indices=[1.0])
+
+
 def test_images_of_other_channels_and_an_empty_batch():
     model = HLG(**TINY, num_classes=4, in_chans=4).eval()
     with pytest.raises(UserError, match="in_chans=4"):

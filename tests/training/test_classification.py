@@ -102,6 +102,7 @@ def test_the_better_of_plain_and_averaged_weights_is_kept(folder):
         nn.init.zeros_(module.head.weight)
         module.head.bias.data = F.one_hot(torch.tensor(label), 3).float()
 
+    assert not any(weight.requires_grad for weight in task.ema.parameters())  # several devices would wait for these
     always(task.model, 1)
     always(task.ema.module, 2)
     task.eval()
@@ -223,6 +224,24 @@ def test_the_papers_recipe():
     assert (data.mixup, data.cutmix, data.cutmix_share, data.mix_prob, data.erase) == (0.8, 1.0, 0.5, 1.0, 0.25)
     assert (data.auto_augment, data.color_jitter) == ("rand-m9-mstd0.5-inc1", 0.4)
     assert (recipe.loss.label_smoothing, train.ema) == (0.1, 0.99996)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "message"),
+    [
+        ("swin_tiny_patch4_window7_224", {}, r"no RGB images of 24 x 32.*data\.image_size.*\[224, 224\]"),
+        ("resnet18", {"in_chans": 1}, "resnet18 takes no RGB images"),
+        ("hlg_mobile", {"in_chans": 1}, "the images have 3 channels, the model in_chans=1"),
+    ],
+)
+def test_models_that_do_not_take_the_images(name, args, message, folder, tmp_path):
+    with pytest.raises(UserError, match=message):
+        fit(make(folder, model={"name": name, "args": args}), tmp_path / "run")
+
+
+def test_a_warm_up_without_end_is_told(folder, tmp_path, capsys):
+    fit(make(folder, optim={"warmup_steps": 1000}), tmp_path / "run")
+    assert "optim.warmup_steps=1000, takes all of train.num_steps=4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", [(3, 5), (16, 7)])

@@ -1,23 +1,12 @@
 """The words for a setting of the wrong type."""
 
-from typing import Literal
-
 import pytest
 
+from densevit.annotations import describe
 from densevit.errors import UserError
 from densevit.training.config import SegmentationExperiment
-from densevit.training.setting_errors import describe, type_of
+from densevit.training.setting_errors import type_of
 from densevit.training.settings import resolve, setting_keys
-
-
-def test_types_in_words():
-    assert describe(int) == "a whole number"
-    assert describe(float | None) == "a number or null"
-    assert describe(bool | str) == "true or false or a word"
-    assert describe(Literal["sgd", "adamw"]) == "sgd or adamw"
-    assert describe(tuple[int, int]) == "2 whole numbers such as [1,2]"
-    assert describe(tuple[float, ...] | None) == "a list of numbers such as [1,2] or null"
-    assert describe(dict[str, float]) == "names with values such as {name: 1}"
 
 
 def test_every_setting_can_be_described():

@@ -115,6 +115,7 @@ REFUSED = [
     (["--train.ema=1.5"], "train.ema"),
     (["--data.mean=[1,2]"], "one number per channel"),
     (["--model.args.image_size.x=3"], "goes below"),
+    (["--model.args.image_size=[3"], r"--model.args.image_size=\[3 is no YAML value"),
 ]
 
 
@@ -145,6 +146,12 @@ def test_unknown_keys_of_a_file(tmp_path):
         with pytest.raises(UserError, match=sentence) as error:
             resolve(config=file)
         assert "\n" not in str(error.value)
+
+
+def test_a_task_that_is_no_name(tmp_path):
+    (tmp_path / "a.yaml").write_text("task: [segmentation]")
+    with pytest.raises(UserError, match="unknown task"):
+        resolve(config=tmp_path / "a.yaml")
 
 
 def test_nothing_to_go_by(tmp_path):
