@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from densevit.benchmark.measure import Measurement, measure_forward
+from densevit.errors import UserError
 from densevit.inference.resize import Size
 from densevit.models.detector import Detector
 from densevit.models.mask_rcnn import MaskRCNN
@@ -99,7 +100,13 @@ def count_macs(model: nn.Module, *, image_size: Size, in_channels: int = 3) -> i
         if isinstance(shadow, Detector):
             _run_layers(shadow, images)
         else:
-            shadow(images)
+            try:
+                shadow(images)
+            except AssertionError as error:  # timm's, of models that take one size
+                raise UserError(
+                    f"the model takes no images of {image_size[0]} x {image_size[1]}: {str(error).rstrip('.')}; "
+                    "count it at its own size"
+                ) from error
     return int(counter.get_total_flops()) // 2
 
 

@@ -30,16 +30,18 @@ Numbers = tuple[float, ...]
 class OnImage:
     """Applies a transform of Pillow pictures to "image" and leaves the rest of the sample alone."""
 
-    def __init__(self, transform: Any) -> None:
-        self.transform = transform
+    def __init__(self, transform: Any, *, channels: int = 3) -> None:
+        self.transform, self.channels = transform, channels
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         return sample | {"image": self.apply(sample["image"])}
 
     def apply(self, image: Tensor) -> Tensor:
-        """uint8 (3, H, W) -> float32 (3, height, width)."""
+        """uint8 (C, H, W) -> float32 (C, height, width)."""
         if image.dtype != torch.uint8:
             raise UserError(f"pictures to classify hold 0 .. 255 in 8 bits (uint8), not {image.dtype}; save them so")
+        if len(image) != self.channels:
+            raise UserError(f"pictures to classify have {self.channels} channels, not {len(image)}; read them as RGB")
         result: Tensor = self.transform(to_pil_image(image.as_subclass(Tensor)))
         return result
 
@@ -85,7 +87,7 @@ def classification_train_transform(
         for op in _operations(step):
             if op.name.startswith("Posterize"):
                 op.aug_fn = posterize
-    return OnImage(transform)
+    return OnImage(transform, channels=len(mean))
 
 
 def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
@@ -112,7 +114,7 @@ def classification_eval_transform(
     transform = create_transform(
         image_size, crop_pct=crop_pct, interpolation=interpolation, mean=_unit(mean), std=_unit(std)
     )
-    return OnImage(transform)
+    return OnImage(transform, channels=len(mean))
 
 
 def _unit(values: Numbers) -> Numbers:

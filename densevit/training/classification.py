@@ -120,9 +120,10 @@ def _check_size(model: nn.Module, experiment: ClassificationExperiment) -> None:
     except (AssertionError, RuntimeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         own = getattr(model, "default_cfg", {}).get("input_size", (3, height, width))
         raise UserError(
-            f"{experiment.model.name} takes no RGB images of {height} x {width}: {str(error).splitlines()[0]}; "
+            f"{experiment.model.name} takes no RGB images of {height} x {width}: {reason}; "
             f"set data.image_size, which is [{own[1]}, {own[2]}] for its published weights, or model.args.img_size"
         ) from error
     finally:

@@ -134,3 +134,10 @@ def test_without_a_measurement_its_keys_are_none():
 def test_no_repeats_is_refused():
     with pytest.raises(UserError, match="at least 1"):
         profile_model(Toy(), image_size=(16, 16), repeats=0)
+
+
+def test_a_model_of_one_size_says_so():
+    with torch.device("meta"):
+        model = create_model("vit_tiny_patch16_224", num_classes=3)
+    with pytest.raises(UserError, match=r"no images of 64 x 64.*224"):
+        count_macs(model, image_size=(64, 64))

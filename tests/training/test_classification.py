@@ -300,6 +300,8 @@ def test_weights_of_another_run_start_a_training(run, folder, tmp_path):
         (["--model.name=setr_pup_vit_tiny"], "setr_pup_vit_tiny is a model for segmentation, not classification"),
         (["--data.name=scenes"], "data set 'scenes' has no class for an image"),
         (["--data.crop_size=[3,3]"], "unknown setting"),
+        (["--data.args.root=x"], "data.args.root is not an option; use data.root"),
+        (["--data.args.channels=1", "--data.batch_size=4"], "3 channels, not 1; read them as RGB"),
     ],
 )
 def test_mistakes(settings, message, folder, tmp_path, capsys):
