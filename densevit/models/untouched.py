@@ -7,9 +7,6 @@ from torch import Tensor, nn
 OWN_PARTS = ("torch.nn.modules.", "timm.layers.", "densevit.models.")
 """Where the classes of an untouched module are defined."""
 
-SETTINGS = ("stride", "padding", "dilation", "groups", "track_running_stats")
-"""What of convolutions and norms is not told by the shapes of their parameters."""
-
 CONTAINERS = "torch.nn.modules.container"
 """No part of an untouched module but of those with `is_called`; in place of a layer it is an adapter."""
 
@@ -37,8 +34,12 @@ def made_of(module: nn.Module) -> list[Any]:
         if part is not None:
             own, kind = part.__dict__, type(part)
             made.append(nn.BatchNorm2d if kind is nn.SyncBatchNorm else kind)
-            made += [own.get(setting) for setting in SETTINGS]
-            made += [None if tensor is None else tensor.shape for tensor in own["_parameters"].values()]
+            if "stride" in own:
+                made += own["stride"], own.get("padding"), own.get("dilation"), own.get("groups")
+            elif "track_running_stats" in own:
+                made.append(own["track_running_stats"])
+            for tensor in own["_parameters"].values():
+                made.append(None if tensor is None else tensor.shape)
     return made
 
 
