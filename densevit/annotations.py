@@ -1,6 +1,7 @@
 """Values that come from the command line or a file, held against the annotation of what takes them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -27,7 +28,7 @@ def check_options(owner: str, function: Callable[..., Any], options: Mapping[str
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether `value` may be a `kind`; of a container only its own kind counts, and what is not known fits."""
+    """Whether `value` may be a `kind`; a path may stand for a word, a list for a tuple, and what is not known fits."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return any(fits(value, each) for each in inner)
@@ -36,9 +37,14 @@ def fits(value: Any, kind: Any) -> bool:
     if kind is Any:
         return True
     if origin in (Sequence, tuple):
-        return isinstance(value, list | tuple)
+        if not isinstance(value, list | tuple):
+            return False
+        of_each = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(value)
+        return len(value) == len(of_each) and all(map(fits, value, of_each))
     if kind in (int, float):
-        return isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+        return isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    if kind is str:
+        return isinstance(value, str | Path)
     kind = origin or kind
     return not isinstance(kind, type) or isinstance(value, kind)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from densevit.annotations import check_options, describe, fits
@@ -31,7 +32,9 @@ def test_types_in_words():
         ("a", str | Path | Sequence[str] | None, True), (["a"], str | Path | Sequence[str] | None, True),
         (5, str | Path | Sequence[str] | None, False), ({}, Mapping[str, int], True), ([], Mapping[str, int], False),
         ("a", Literal["a", "b"], True), ("c", Literal["a", "b"], False), ([1, 2], tuple[int, int], True),
-        (3, Any, True),
+        (3, Any, True), ([1, "b"], tuple[int, int], False), ([1], tuple[int, int], False), ([], Sequence[int], True),
+        ([1, None], Sequence[int], False), ((1.5, 2), tuple[float, ...], True), (np.int64(3), int, True),
+        (Path("a"), str, True),
     ],
 )  # fmt: skip
 def test_values(value, kind, expected):

@@ -102,9 +102,12 @@ def count_macs(model: nn.Module, *, image_size: Size, in_channels: int = 3) -> i
         else:
             try:
                 shadow(images)
-            except AssertionError as error:  # timm's, of models that take one size
+            except NotImplementedError:
+                raise
+            except (AssertionError, RuntimeError) as error:  # of models that take one size
+                reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
                 raise UserError(
-                    f"the model takes no images of {image_size[0]} x {image_size[1]}: {str(error).rstrip('.')}; "
+                    f"the model takes no images of {in_channels} x {image_size[0]} x {image_size[1]}: {reason}; "
                     "count it at its own size"
                 ) from error
     return int(counter.get_total_flops()) // 2

@@ -146,8 +146,8 @@ def library() -> ctypes.CDLL | None:
     """The compiled kernels; None where they are switched off, or cannot be built (told once, with the reason)."""
     if os.environ.get("DENSEVIT_KERNELS", "1") == "0":
         return None
-    compiler = shlex.split(os.environ.get("CXX") or "c++")  # as `ccache g++`
-    if shutil.which(compiler[0]) is None:
+    compiler = _compiler()
+    if compiler is None:
         _tell("there is no C++ compiler (c++, or the one that CXX names)")
         return None
     try:
@@ -160,6 +160,18 @@ def library() -> ctypes.CDLL | None:
     except (OSError, RuntimeError) as error:  # the latter where there is no home folder
         _tell(str(error))
     return None
+
+
+def _compiler() -> list[str] | None:
+    """The compiler that CXX names, a file or a command with arguments such as `ccache g++`; None if there is none."""
+    given = os.environ.get("CXX", "c++")
+    if shutil.which(given):
+        return [given]
+    try:
+        command = shlex.split(given)
+    except ValueError:
+        return None
+    return command if command and shutil.which(command[0]) else None
 
 
 def _tell(reason: str, device: str = "CPU") -> None:

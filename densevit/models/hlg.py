@@ -145,6 +145,7 @@ class HLG(nn.Module):
             self.out_indices,
         )
         self.head_drop = nn.Dropout(drop_rate)
+        check_pool(global_pool, 0)
         self.global_pool = global_pool
         self.head: nn.Module = nn.Identity()
         if not features_only:

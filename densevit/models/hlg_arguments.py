@@ -76,7 +76,9 @@ def check_pool(global_pool: str, num_classes: int) -> None:
     if global_pool not in ("avg", ""):
         raise UserError(f"HLG pools by the mean only, got global_pool={global_pool!r}; leave it out or use 'avg'")
     if num_classes and not global_pool:
-        raise UserError(f"global_pool='' leaves a map and no classifier; use num_classes=0, not {num_classes}")
+        raise UserError(
+            f"global_pool='' leaves a map and no classifier; use num_classes=0, not {num_classes}, or 'avg'"
+        )
 
 
 def stage_dilations(dilation: int | str | Sequence[int | str]) -> list[int | str]:
@@ -96,8 +98,8 @@ def stage_dilations(dilation: int | str | Sequence[int | str]) -> list[int | str
 
 def stage_indices(out_indices: int | Sequence[int]) -> tuple[int, ...]:
     """Stages 0 to 3 of `out_indices`, ascending; negative ones count from the end, and one number n is the last n."""
-    given = range(-out_indices, 0) if isinstance(out_indices, int) else out_indices
-    if isinstance(given, str) or not all(isinstance(index, int) for index in given):
+    given = range(-out_indices, 0) if type(out_indices) is int else out_indices
+    if not isinstance(given, Sequence) or not all(type(index) is int for index in given):
         raise UserError(f"out_indices must be stages 0 to 3, such as [1, 2, 3], not {out_indices!r}")
     indices = tuple(sorted({index + STAGES if index < 0 else index for index in given}))
     if not indices or indices[0] < 0 or indices[-1] >= STAGES:

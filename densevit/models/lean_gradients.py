@@ -37,7 +37,7 @@ def check_values_per_channel(norm: nn.BatchNorm2d, x: Tensor) -> None:
 def has_running_statistics(norm: nn.BatchNorm2d) -> bool:
     """Whether it is torch's own norm with a running average of its batches, and nothing hangs on its call."""
     running = type(norm) is nn.BatchNorm2d and norm.momentum is not None and norm.running_mean is not None
-    return running and not has_hooks(norm)
+    return running and norm.weight is not None and not has_hooks(norm)
 
 
 def keeps_one_map(norm: nn.BatchNorm2d, x: Tensor) -> bool:

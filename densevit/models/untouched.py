@@ -37,7 +37,7 @@ def made_of(module: nn.Module) -> list[Any]:
             if "stride" in own:
                 made += own["stride"], own.get("padding"), own.get("dilation"), own.get("groups")
             elif "track_running_stats" in own:
-                made.append(own["track_running_stats"])
+                made += own["_buffers"].get("running_mean") is None, own["eps"]
             for tensor in own["_parameters"].values():
                 made.append(None if tensor is None else tensor.shape)
     return made

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from densevit.errors import UserError
 from densevit.evaluation.top_k import ClassificationScores, TopK
+from densevit.models.catalog import create_model
 from densevit.training.classification_data import ClassificationData
 from densevit.training.config_classification import ClassificationDataConfig, ClassificationExperiment
 from densevit.training.settings import experiment_to_dict
@@ -39,7 +40,8 @@ class ClassificationTask(Task):
     def for_data(
         cls, experiment: ClassificationExperiment, model: nn.Module, data: ClassificationData, *, training: bool
     ) -> "ClassificationTask":
-        _check_size(model, experiment)
+        if training:
+            _check_size(experiment, num_classes=len(data.classes))
         return cls(experiment, model, classes=data.classes)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -111,20 +113,21 @@ def mixing(config: ClassificationDataConfig, *, num_classes: int) -> Any:
 
 
 @torch.no_grad()
-def _check_size(model: nn.Module, experiment: ClassificationExperiment) -> None:
-    """UserError where the model takes no images of this size: some of timm's have one of their own."""
+def _check_size(experiment: ClassificationExperiment, *, num_classes: int) -> None:
+    """UserError where the model takes no images of this size, told from shapes alone: some of timm's have their own."""
     height, width = experiment.data.image_size
-    training = model.training
+    name, args = experiment.model.name, experiment.model.args
     try:
-        model.eval()(torch.zeros(1, len(experiment.data.mean), height, width))
-    except (AssertionError, RuntimeError, ValueError) as error:
+        with torch.device("meta"):
+            model = create_model(name, num_classes=num_classes, **args).eval()
+        model(torch.zeros(1, len(experiment.data.mean), height, width, device="meta"))
+    except (UserError, NotImplementedError) as error:  # the latter: it cannot be told without numbers
         if isinstance(error, UserError):
             raise
+    except (AssertionError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         own = getattr(model, "default_cfg", {}).get("input_size", (3, height, width))
         raise UserError(
-            f"{experiment.model.name} takes no RGB images of {height} x {width}: {reason}; "
-            f"set data.image_size, which is [{own[1]}, {own[2]}] for its published weights, or model.args.img_size"
+            f"{name} with model.args={args} takes no RGB images of {height} x {width}: {reason}; "
+            f"its published weights are for data.image_size=[{own[1]},{own[2]}]"
         ) from error
-    finally:
-        model.train(training)

@@ -139,5 +139,5 @@ def test_no_repeats_is_refused():
 def test_a_model_of_one_size_says_so():
     with torch.device("meta"):
         model = create_model("vit_tiny_patch16_224", num_classes=3)
-    with pytest.raises(UserError, match=r"no images of 64 x 64.*224"):
+    with pytest.raises(UserError, match=r"no images of 3 x 64 x 64.*224"):
         count_macs(model, image_size=(64, 64))

@@ -62,6 +62,13 @@ def test_compiler_with_arguments(fresh, monkeypatch):
     assert fresh() is not None
 
 
+@pytest.mark.parametrize("given", [" ", "g++'"])
+def test_no_command(given, fresh, monkeypatch):
+    monkeypatch.setenv("CXX", given)
+    with pytest.warns(UserWarning, match=r"no C\+\+ compiler"):
+        assert fresh() is None
+
+
 def test_compiler_that_fails(fresh, monkeypatch, tmp_path):
     compiler = tmp_path / "broken"
     compiler.write_text("#!/bin/sh\necho 'no such flag' >&2\nexit 1\n")
