@@ -20,14 +20,13 @@ LEVELS = {
     "visualize": 2,
     "training": 3,
     "predictor": 4,
-    "export": 4,
     "benchmark": 4,
     "app": 5,
     "cli": 6,
     "__main__": 7,
 }
 """Part of the package -> its level. The other files at the top stand beside `predictor`."""
-FREE = {"errors", "after_import", "labels"}
+FREE = {"errors", "after_import", "annotations", "labels"}
 """Files at the top that everything may import."""
 
 
