@@ -14,12 +14,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from densevit.benchmark.measure import Measurement, measure_forward
-from densevit.errors import UserError
 from densevit.inference.resize import Size
 from densevit.models.detector import Detector
 from densevit.models.mask_rcnn import MaskRCNN
 from densevit.models.retinanet import RetinaNet
 from densevit.models.roi_heads import BOX_SIZE, MASK_SIZE
+from densevit.models.trial import try_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,16 +100,7 @@ def count_macs(model: nn.Module, *, image_size: Size, in_channels: int = 3) -> i
         if isinstance(shadow, Detector):
             _run_layers(shadow, images)
         else:
-            try:
-                shadow(images)
-            except NotImplementedError:
-                raise
-            except (AssertionError, RuntimeError) as error:  # of models that take one size
-                reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-                raise UserError(
-                    f"the model takes no images of {in_channels} x {image_size[0]} x {image_size[1]}: {reason}; "
-                    "count it at its own size"
-                ) from error
+            try_images(shadow, images, name="the model")
     return int(counter.get_total_flops()) // 2
 
 

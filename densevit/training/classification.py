@@ -4,6 +4,7 @@ With a moving average of the weights both it and the plain weights are validated
 as in the authors' code.
 """
 
+import contextlib
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,9 +13,9 @@ import torch.nn.functional as F
 from timm.data import Mixup
 from torch import Tensor, nn
 
-from densevit.errors import UserError
 from densevit.evaluation.top_k import ClassificationScores, TopK
 from densevit.models.catalog import create_model
+from densevit.models.trial import try_images
 from densevit.training.classification_data import ClassificationData
 from densevit.training.config_classification import ClassificationDataConfig, ClassificationExperiment
 from densevit.training.settings import experiment_to_dict
@@ -117,17 +118,8 @@ def _check_size(experiment: ClassificationExperiment, *, num_classes: int) -> No
     """UserError where the model takes no images of this size, told from shapes alone: some of timm's have their own."""
     height, width = experiment.data.image_size
     name, args = experiment.model.name, experiment.model.args
-    try:
+    with contextlib.suppress(NotImplementedError):  # what cannot be told without numbers, training will tell
         with torch.device("meta"):
             model = create_model(name, num_classes=num_classes, **args).eval()
-        model(torch.zeros(1, len(experiment.data.mean), height, width, device="meta"))
-    except (UserError, NotImplementedError) as error:  # the latter: it cannot be told without numbers
-        if isinstance(error, UserError):
-            raise
-    except (AssertionError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        own = getattr(model, "default_cfg", {}).get("input_size", (3, height, width))
-        raise UserError(
-            f"{name} with model.args={args} takes no RGB images of {height} x {width}: {reason}; "
-            f"its published weights are for data.image_size=[{own[1]},{own[2]}]"
-        ) from error
+            images = torch.zeros(1, len(experiment.data.mean), height, width)
+        try_images(model, images, name=f"{name} with model.args={args}")

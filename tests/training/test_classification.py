@@ -229,8 +229,8 @@ def test_the_papers_recipe():
 @pytest.mark.parametrize(
     ("name", "args", "message"),
     [
-        ("swin_tiny_patch4_window7_224", {}, r"no RGB images of 24 x 32.*data\.image_size=\[224,224\]"),
-        ("resnet18", {"in_chans": 1}, r"resnet18 with model.args=\{'in_chans': 1\} takes no RGB"),
+        ("swin_tiny_patch4_window7_224", {}, r"no images of 3 x 24 x 32.*weights are for 3 x 224 x 224"),
+        ("resnet18", {"in_chans": 1}, r"resnet18 with model.args=\{'in_chans': 1\} takes no images"),
         ("hlg_mobile", {"in_chans": 1}, "the images have 3 channels, the model in_chans=1"),
     ],
 )
