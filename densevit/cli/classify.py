@@ -14,10 +14,9 @@ def classify(args: argparse.Namespace, pictures: list[Path], *, out: Path) -> in
 
     from densevit.classifier import Classifier, classify_files, write_predictions
     from densevit.cli.fit import overrides
-    from densevit.errors import UserError
+    from densevit.cli.predict_options import refuse_settings
 
-    if changes := overrides(args):
-        raise UserError(f"{changes[0]} cannot be set for a classifier; it evaluates as it was trained")
+    refuse_settings(overrides(args), task="classification")
     top = 5 if args.top is None else args.top
     classifier = Classifier.from_pretrained(args.model, device=args.device, dtype=args.dtype)
     console = Console(stderr=True)

@@ -64,7 +64,6 @@ def changed_inference(info: "ModelInfo", changes: list[str]) -> Any:
     """
     from dataclasses import asdict
 
-    from densevit.errors import unknown_name
     from densevit.inference.detection_settings import DetectionConfig
     from densevit.inference.settings import InferenceConfig
     from densevit.training.settings import override
@@ -76,8 +75,25 @@ def changed_inference(info: "ModelInfo", changes: list[str]) -> Any:
     for argument in changes:
         key = argument.removeprefix("--").partition("=")[0]
         if argument.startswith("--") and key not in keys:
-            options = [option for option, tasks in TASKS.items() if info.task in tasks]
-            raise unknown_name("option or setting", key, [*COMMON, *options, *keys])
+            raise _unknown(key, info.task, keys)
     stored = asdict(kind.from_dict(info.inference))
     experiment: Any = override({"task": info.task, "eval": stored}, changes)
     return experiment.eval
+
+
+def refuse_settings(changes: list[str], *, task: str) -> None:
+    """UserError for any setting, and for a misspelt option, which looks like one, of a task without settings."""
+    from densevit.errors import UserError
+
+    for argument in changes:
+        key = argument.removeprefix("--").partition("=")[0]
+        if "." in key:
+            raise UserError(f"{argument} cannot be set for a model for {task}; it evaluates as it was trained")
+        raise _unknown(key, task, [])
+
+
+def _unknown(key: str, task: str, settings: list[str]) -> Exception:
+    from densevit.errors import unknown_name
+
+    options = [option for option, tasks in TASKS.items() if task in tasks]
+    return unknown_name("option or setting" if settings else "option", key, [*COMMON, *options, *settings])

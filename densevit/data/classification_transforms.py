@@ -17,7 +17,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from densevit.errors import UserError
 
 POLICY = re.compile(
-    r"rand(-(m\d+|n\d+|p\d*\.?\d+|mstd\d*\.?\d+|mmax\d+|inc[01]|t\w+))*"
+    r"rand(-(m\d+|n\d+|p\d*\.?\d+|mstd\d*\.?\d+|mmax\d+|inc[01]|t(weights|3aw?)))*"
     r"|(original|originalr|v0|v0r|3a)(-mstd\d*\.?\d+)?"
     r"|augmix(-(m\d+|w\d+|d\d+|a\d*\.?\d+|b[01]|mstd\d*\.?\d+))*"
 )

@@ -5,11 +5,13 @@ as in the authors' code.
 """
 
 import contextlib
+import sys
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_only
 from timm.data import Mixup
 from torch import Tensor, nn
 
@@ -17,6 +19,7 @@ from densevit.evaluation.top_k import ClassificationScores, TopK
 from densevit.models.catalog import create_model
 from densevit.models.trial import try_images
 from densevit.training.classification_data import ClassificationData
+from densevit.training.config import require
 from densevit.training.config_classification import ClassificationDataConfig, ClassificationExperiment
 from densevit.training.settings import experiment_to_dict
 from densevit.training.task import Batch, Task
@@ -42,7 +45,13 @@ class ClassificationTask(Task):
         cls, experiment: ClassificationExperiment, model: nn.Module, data: ClassificationData, *, training: bool
     ) -> "ClassificationTask":
         if training:
+            require(
+                not (experiment.data.mixes and experiment.data.batch_size % 2),
+                "data.batch_size must be even where batches are mixed, "
+                f"not {experiment.data.batch_size}; or set data.mix_prob=0",
+            )
             _check_size(experiment, num_classes=len(data.classes))
+            _tell_of_unseen(data)
         return cls(experiment, model, classes=data.classes)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -111,6 +120,14 @@ def mixing(config: ClassificationDataConfig, *, num_classes: int) -> Any:
         label_smoothing=0.0,
         num_classes=num_classes,
     )
+
+
+@rank_zero_only
+def _tell_of_unseen(data: ClassificationData) -> None:
+    """A class without a validation image is scored nowhere, which is hardly meant."""
+    if unseen := getattr(data.val_set, "empty_classes", ()):
+        names = ", ".join(unseen[:5]) + (", ..." if len(unseen) > 5 else "")
+        print(f"{len(unseen)} classes have no image in split {data.config.val_split!r}: {names}", file=sys.stderr)
 
 
 @torch.no_grad()

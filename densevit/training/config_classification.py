@@ -70,10 +70,6 @@ class ClassificationDataConfig:
             require(0 <= getattr(self, name) <= 1, f"data.{name} is a probability, not {getattr(self, name)}")
         for name in ("color_jitter", "mixup", "cutmix"):
             require(getattr(self, name) >= 0, f"data.{name} cannot be negative ({getattr(self, name)})")
-        require(
-            not (self.mixes and self.batch_size % 2),
-            f"data.batch_size must be even where batches are mixed, not {self.batch_size}; or set data.mix_prob=0",
-        )
         require(0 < self.crop_pct <= 1, f"data.crop_pct must be in (0, 1], not {self.crop_pct}")
         require(min(self.std, default=0) > 0, f"data.std must be above 0, not {self.std}")
         require(

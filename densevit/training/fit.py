@@ -68,7 +68,7 @@ def fit(experiment: Experiment, run_dir: str | Path, *, resume: bool = False) ->
     """
     run_dir = Path(run_dir)
     train = experiment.train
-    last = _prepare_folder(run_dir, resume=resume)
+    last = _check_folder(run_dir, resume=resume)
     if last and (run_dir / "config.yaml").is_file():
         check_same_run(experiment, run_dir / "config.yaml")
     done, pending = read_position(last) if last else (0, False)
@@ -92,6 +92,7 @@ def fit(experiment: Experiment, run_dir: str | Path, *, resume: bool = False) ->
         if train.precision == "fp16" and trainer.strategy.root_device.type == "cpu":
             raise UserError("train.precision=fp16 needs a GPU; use bf16 or fp32 on a CPU")
         if trainer.is_global_zero:
+            _make_folder(run_dir)
             save_experiment(experiment, run_dir / "config.yaml")
         with stop:
             trainer.fit(task, datamodule=data, ckpt_path=last, weights_only=True)
@@ -132,20 +133,24 @@ def build_model(config: ModelConfig, *, num_classes: int, task: str = "segmentat
     return model
 
 
-def _prepare_folder(run_dir: Path, *, resume: bool) -> Path | None:
-    """Make the run folder; the checkpoint to resume from, or None."""
+def _check_folder(run_dir: Path, *, resume: bool) -> Path | None:
+    """The checkpoint to resume from, or None; UserError where the folder holds another run."""
     last = run_dir / CHECKPOINTS / LAST
     if resume and not last.is_file():
         raise UserError(f"nothing to resume in {run_dir}: there is no {CHECKPOINTS}/{LAST}")
-    if _is_first_process():  # the other processes of a run start when its folder is already there
-        if not resume and any((run_dir / name).exists() for name in ("metrics.csv", f"{CHECKPOINTS}/{LAST}")):
-            go_on = f", or continue with --resume {run_dir}" if last.is_file() else ""
-            raise UserError(f"{run_dir} already holds a run; give another --out, remove it{go_on}")
-        try:
-            last.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot write the run folder {run_dir}: {error.strerror}; give another --out") from error
+    taken = any((run_dir / name).exists() for name in ("metrics.csv", f"{CHECKPOINTS}/{LAST}"))
+    if taken and not resume and _is_first_process():  # other processes start when their run's folder is already there
+        go_on = f", or continue with --resume {run_dir}" if last.is_file() else ""
+        raise UserError(f"{run_dir} already holds a run; give another --out, remove it{go_on}")
     return last if resume else None
+
+
+def _make_folder(run_dir: Path) -> None:
+    """Made only once data and model are known to fit, so that a refused training leaves nothing behind."""
+    try:
+        (run_dir / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write the run folder {run_dir}: {error.strerror}; give another --out") from error
 
 
 def _is_first_process() -> bool:

@@ -86,7 +86,7 @@ def test_posterize_takes_what_timm_draws(policy):
 
 
 def test_policies_and_pictures_that_are_refused():
-    for policy in ("bogus", "rand-bogus", "rand-m9-mstdx", "original-m9"):
+    for policy in ("bogus", "rand-bogus", "rand-m9-mstdx", "rand-m9-tfoo", "original-m9"):
         with pytest.raises(UserError, match=f"'{policy}' is no policy of timm"):
             classification_train_transform(image_size=(8, 8), auto_augment=policy, mean=MEAN, std=STD)
     for policy in ("rand-m9-mstd0.5-inc1", "rand-n2-tweights", "original", "v0r-mstd0.5", "3a", "augmix-m3-w3-d2"):

@@ -313,6 +313,14 @@ def test_mistakes(settings, message, folder, tmp_path, capsys):
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1
     assert re.search(message, error)
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
+def test_classes_without_validation_images_are_named(tmp_path, write_class_folders, capsys):
+    write_class_folders(tmp_path / "data" / "train", ["cat", "dog", "owl"], 2)
+    write_class_folders(tmp_path / "data" / "val", ["dog"], 2)
+    fit(make(tmp_path / "data", train={"num_steps": 1}), tmp_path / "run")
+    assert "2 classes have no image in split 'val': cat, owl\n" in capsys.readouterr().err
 
 
 def test_the_command_line_from_training_to_prediction(folder, tmp_path, capsys):
@@ -322,8 +330,9 @@ def test_the_command_line_from_training_to_prediction(folder, tmp_path, capsys):
     recipe = ["--recipe", "hlg_tiny_imagenet", "--data.name=image_folder", f"--data.root={folder}"]
     assert main(["fit", *recipe, "--out", str(out), "--train.accelerator=cpu", *settings, *model]) == 0
     assert "always predicting the most frequent class has top-1 33.33 %" in capsys.readouterr().out
-    assert main(["validate", "--model", str(out), "--device", "cpu"]) == 0
-    assert "top-5 100.00 %" in capsys.readouterr().out
+    for batch in ([], ["--data.batch_size=5"]):  # nothing is mixed, so it may be odd
+        assert main(["validate", "--model", str(out), "--device", "cpu", *batch]) == 0
+        assert "top-5 100.00 %" in capsys.readouterr().out
     picture = str(folder / "val" / "cat" / "0.png")
     predict = ["predict", picture, "--model", str(out), "--device", "cpu", "--out", str(tmp_path / "p"), "--top", "2"]
     assert main(predict) == 0
@@ -337,4 +346,10 @@ def test_the_command_line_from_training_to_prediction(folder, tmp_path, capsys):
     output = capsys.readouterr()
     assert "1 of 2 pictures classified" in output.out
     assert "skipped: cannot read image" in output.err
-    assert main([*predict, "--confidence"]) == 2
+    for wrong, message in (
+        ("--confidence", "--confidence is for segmentation"),
+        ("--topk=2", "unknown option 'topk'; did you mean 'top'"),
+        ("--eval.mode=slide", "--eval.mode=slide cannot be set for a model for classification"),
+    ):
+        assert main([*predict, wrong]) == 2
+        assert message in capsys.readouterr().err

@@ -237,6 +237,7 @@ def test_refusals(reference, tiny, tmp_path):
         fit(tiny(model={"name": "setr_pup_vit_tinyy"}), tmp_path / "d")
     with pytest.raises(UserError, match="unknown split"):
         fit(tiny(data={"val_split": "validation"}), tmp_path / "e")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]  # no run was left behind
 
 
 def test_a_damaged_checkpoint_is_refused(reference, tiny, tmp_path):
