@@ -216,6 +216,10 @@ class HLG(nn.Module):
         self.head = nn.Linear(self.num_features, num_classes) if num_classes > 0 else nn.Identity()
         _init_weights(self.head)
 
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Which parameters belong together, for timm's layer decay: stem, each layer (`coarse`: stage), the rest."""
+        return {"stem": "^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)"}
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Keep only each layer's input in training and compute the rest again in the backward pass."""
         self.grad_checkpointing = enable

@@ -18,10 +18,9 @@ UNDECAYED = ("pos_embed", "cls_token", "dist_token", "reg_token", "bias_tables",
 
 NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
-BLOCK = re.compile(
-    r"encoder\.(?:.+?\.)??(?:(?:blocks|layers|stages)\.|layer)\d+(?:\.(?:(?:blocks|layers)\.)?\d+)?(?=\.)"
-)
-"""The part of a parameter's name that tells its block: `encoder.vit.blocks.3`, `encoder.body.layer1.0`."""
+ENCODER = "encoder."
+BLOCK = re.compile(r"(?:.+?\.)??(?:(?:blocks|layers|stages)\.|layer)\d+(?:\.(?:(?:blocks|layers)\.)?\d+)?(?=\.)")
+"""The part of a name in an encoder, or a classifier, that tells its block: `vit.blocks.3`, `body.layer1.0`."""
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, object]]:
@@ -54,19 +53,21 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, ob
 def layer_depths(model: nn.Module) -> dict[str, int]:
     """Name of each parameter of the encoder -> how many blocks deep it lies: 1 in the last block, most in the stem.
 
-    What stands between two blocks (Swin's downsampling) goes with the second, what comes after all (norms, neck) has 0.
-    As in BEiT's fine-tuning (Bao et al., ICLR 2022).
+    What stands between two blocks (Swin's downsampling) goes with the second, what comes after all (norms, neck, a
+    classifier's head) has 0. A model without `encoder` is one. As in BEiT's fine-tuning (Bao et al., ICLR 2022).
     """
     names = [name for name, _ in model.named_parameters()]
-    blocks = list(dict.fromkeys(found[0] for name in names if (found := BLOCK.match(name))))
+    start = len(ENCODER) if any(name.startswith(ENCODER) for name in names) else 0
+    names = [name for name in names if not start or name.startswith(ENCODER)]
+    blocks = list(dict.fromkeys(found[0] for name in names if (found := BLOCK.match(name, start))))
     if not blocks:
         raise UserError("optim.layer_decay needs an encoder made of blocks; set it to 1")
     depths, next_depth = {}, 0
     for name in reversed(names):
-        found = BLOCK.match(name)
+        found = BLOCK.match(name, start)
         if found:
             depths[name] = next_depth = len(blocks) - blocks.index(found[0])
-        elif name.startswith("encoder.") and next_depth:
+        elif next_depth:
             is_stem = next_depth == len(blocks)  # or patch embedding, tokens, positions
             depths[name] = next_depth + is_stem
     return depths

@@ -3,10 +3,13 @@
 import pytest
 import timm
 import torch
+from timm.models import group_parameters
+from timm.optim import create_optimizer_v2
 
 from densevit.errors import UserError
 from densevit.models.hlg import HLG_VARIANTS
 from densevit.models.hlg_timm import register_hlg
+from densevit.training.optim import layer_depths
 
 
 def test_timm_lists_every_variant_once():
@@ -43,3 +46,14 @@ def test_timms_ways_of_asking():
         timm.create_model("hlg_mobile", global_pool="max")
     with pytest.raises(UserError, match="use num_classes=0, not 1000"):
         timm.create_model("hlg_mobile", global_pool="")
+
+
+def test_timms_layer_decay_is_ours():
+    model = timm.create_model("hlg_mobile", num_classes=5)
+    groups = create_optimizer_v2(model, opt="adamw", lr=1.0, layer_decay=0.5).param_groups
+    rates = {id(value): group["lr_scale"] for group in groups for value in group["params"]}
+    depths = layer_depths(model)
+    for name, parameter in model.named_parameters():
+        assert rates[id(parameter)] == 0.5 ** depths.get(name, 0), name
+    assert max(depths.values()) == sum(HLG_VARIANTS["hlg_mobile"]["depths"]) + 1
+    assert len(group_parameters(model, model.group_matcher(coarse=True))) == 6  # stem, four stages, the rest

@@ -151,6 +151,8 @@ def test_layer_decay_counts_the_layers_of_stages():
         "encoder.stages.1.0.weight": 2,
         "encoder.stages.1.1.weight": 1,
     }
+    depths = layer_depths(Encoder())  # a classifier has no encoder beside other parts, it is one
+    assert (depths["stem.weight"], depths["stages.1.1.weight"]) == (5, 1)
     with pytest.raises(UserError, match="needs an encoder made of blocks"):
         layer_depths(nn.ModuleDict({"encoder": nn.Linear(1, 1)}))
 
