@@ -17,7 +17,7 @@ from densevit.kernels.operators import as_operator
 from densevit.kernels.pages import new_gradient, new_map
 
 IS_FASTER = torch.backends.cpu.get_cpu_capability() == "AVX2"
-FEWEST, LARGEST = 1024, 2**20
+FEWEST, LARGEST = 768, 2**20
 """Rows, and elements of the matrix, between which the kernel is faster: it has to put the matrix in order first."""
 
 

@@ -17,6 +17,10 @@ struct Added { const float *bias, *addend; };
 template <int R, int N, bool FETCH = false>
 static inline void tile(const float *x, long step, long along, const float *panel, long depth, Added added, float *out,
                         long width) {
+    for (int r = 0; r < R; r++) {  // on their way while the sums are made
+        __builtin_prefetch(out + r * width, 1);
+        if (added.addend) __builtin_prefetch(added.addend + r * width);
+    }
     vec sums[R][N] = {};
     auto add = [&](long k) __attribute__((always_inline)) {
         vec b[N];
