@@ -80,14 +80,15 @@ def depthwise(
     """3x3 depth-wise convolution with `weight` (9, C), padding 1: (B, H, W, C) -> (B, ceil(H / s), ceil(W / s), C).
 
     `before` (scale, shift): of GELU(x * scale + shift) instead of x. `act`: GELU of the result; then `addend` is added.
-    On a GPU the bias may be None, and with `weight` (9, m * C) output channel o is one of input channel o // m.
+    With `weight` (9, m * C) output channel o is one of input channel o // m; on a CPU m is 1 or 2, and 1 with `before`.
     """
     assert x.is_contiguous()
     assert addend is None or addend.is_contiguous()
     B, H, W, C = x.shape
     out = new_map(*conv_shape(x, weight.shape[1], stride), like=x)
     scale, shift = before or (None, None)
-    call("depthwise", x, scale, shift, weight, bias, addend, out, B, H, W, C, stride, int(act))
+    sizes = (B, H, W, C, weight.shape[1] // C)
+    call("depthwise", x, scale, shift, weight, bias, addend, out, *sizes, stride, int(act))
     return out
 
 

@@ -42,9 +42,9 @@ SCHEMAS = {
     "layer_norm_backward": "Tensor x, Tensor weight, Tensor grad, Tensor? factors, Tensor? addend, "
     f"Tensor(a!) grad_x, Tensor(b!) sums, {_ROWS}, SymInt per_image, float eps",
     "depthwise": "Tensor x, Tensor? scale, Tensor? shift, Tensor weight, Tensor? bias, Tensor? addend, "
-    f"Tensor(a!) out, {_MAP}, int stride, int act",
+    f"Tensor(a!) out, {_MAP}, int multiplier, int stride, int act",
     "depthwise_backward": "Tensor x, Tensor? scale, Tensor? shift, Tensor? mean, Tensor weight, Tensor grad, "
-    f"Tensor(a!) grad_x, Tensor(b!) sums, {_MAP}, int stride",
+    f"Tensor(a!) grad_x, Tensor(b!) sums, {_MAP}, int multiplier, int stride",
     "pool_windows": f"Tensor x, Tensor(a!) out, {_MAP}, {_GROUP}, int place, int down, int across",
     "pool_windows_backward": f"Tensor grad, Tensor addend, Tensor(a!) grad_x, {_MAP}, {_GROUP}, "
     "int place, int down, int across",

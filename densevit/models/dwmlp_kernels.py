@@ -103,7 +103,7 @@ class _TrainDWMLP(torch.autograd.Function):
         of_project = linear_backward(second, norm2, project, grad.contiguous(), grad_second, sums2)
         norm_backward(second, norm2, sums2, grad_second, grad_second, cells=second[..., 0].numel())
         grad_first = second if ctx.stride == 1 else new_map_like(first)  # `second` has done its work
-        places = (*first.shape, ctx.stride)
+        places = (*first.shape, 1, ctx.stride)
         call("depthwise_backward", first, *norm1[:3], weight, grad_second, grad_first, of_conv, *places)
         sums1, of_kernel = of_conv[10:], of_conv[:9].t().reshape(kernel.shape)
         grad_x, of_expand = linear_norm_backward(x, expand, first, list(norm1), sums1, grad_first, addend)

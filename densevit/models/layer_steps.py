@@ -187,7 +187,7 @@ class MixQuery(torch.autograd.Function):
         local = widened(local, grad)
         grad, grad_q, of_normed = grad.contiguous(), grad_q.contiguous(), new_map_like(local)
         normed, of_kernel = _normed(local, weight, bias, ctx.eps), new_sums(12, local)
-        places = (*local.shape, 1)
+        places = (*local.shape, 1, 1)
         call("depthwise_backward", normed, None, None, None, taps(kernel), grad_q, of_normed, of_kernel, *places)
         sums = new_sums(2, local)
         of_local = _norm_backward(local, weight, ctx.eps, of_normed, of_normed, sums, addend=grad)

@@ -105,10 +105,10 @@ def test_depthwise(size, stride, dtype, tolerance):
     (B, H, W, C), close = size, {"dtype": dtype, "tolerance": tolerance}
     after = (B, -(-H // stride), -(-W // stride), C)
     for before, act, addend in (((None, None), 0, None), ((R(C), R(C)), 1, None), ((R(C), R(C)), 0, R(*after))):
-        tail = (torch.zeros(after), *size, stride, act)
+        tail = (torch.zeros(after), *size, 1, stride, act)
         compare("depthwise", R(*size), *before, R(9, C), R(C), addend, *tail, **close)
     for before in ((None, None, None), (R(C), R(C), R(C))):
-        tail = (R(*after), torch.zeros(size), torch.zeros(12, C), *size, stride)
+        tail = (R(*after), torch.zeros(size), torch.zeros(12, C), *size, 1, stride)
         compare("depthwise_backward", R(*size), *before, R(9, C), *tail, **close)
 
 
@@ -119,7 +119,7 @@ def test_depthwise_gradients_of_images_that_share_a_program(monkeypatch):
     monkeypatch.setattr(depthwise_backward, "SHARE", 2)
     torch.manual_seed(0)
     size = (5, 6, 5, 8)
-    tail = (R(*size), torch.zeros(size), torch.zeros(12, 8), *size, 1)
+    tail = (R(*size), torch.zeros(size), torch.zeros(12, 8), *size, 1, 1)
     compare("depthwise_backward", R(*size), R(8), R(8), R(8), R(9, 8), *tail)
 
 

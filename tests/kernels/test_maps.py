@@ -119,7 +119,7 @@ def test_depthwise_backward(size, stride):
     grad = torch.randn(out.shape)
     out.backward(grad.double())
     grad_x, sums = torch.empty_like(x), torch.zeros(12, C)
-    call("depthwise_backward", x, scale, shift, mean, weight, grad, grad_x, sums, B, H, W, C, stride)
+    call("depthwise_backward", x, scale, shift, mean, weight, grad, grad_x, sums, B, H, W, C, 1, stride)
     assert_near(grad_x, inner.grad)
     assert_near(sums[:9], wide.weight.grad[:, 0].permute(1, 2, 0).reshape(9, C))
     assert_near(sums[9], wide.bias.grad)

@@ -18,11 +18,11 @@ CELLS, CHANNELS, PER_THREAD = 8, 64, 8
 
 def depthwise(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, weight: Tensor, bias: Tensor | None, addend: Tensor | None,
-    y: Tensor, B: int, H: int, W: int, C: int, stride: int, act: int,
+    y: Tensor, B: int, H: int, W: int, C: int, multiplier: int, stride: int, act: int,
 ) -> None:  # fmt: skip
     """With a multiplier GELU before the convolution takes a pass of its own: every cell is read in many places."""
     _, Ho, Wo, outputs = y.shape
-    if outputs == C and stride <= 2:
+    if multiplier == 1 and stride <= 2:
         width, warps = column_tile(C)
         across, down = cdiv(Wo, COLUMNS), cdiv(Ho, LINES)
         grid, maps = (B * down * across, cdiv(C, width)), (x, scale, shift, weight, bias, addend, y)
@@ -37,7 +37,7 @@ def depthwise(
             affine_gelu(x, scale, shift, inner, B * H * W, C)
             x = inner
         cells = (x, weight, bias, addend, y, B * Ho * Wo, H, W, Ho, Wo, C)
-        launch(_cell_by_cell, grid, cells, (outputs // C, stride, act, CELLS, width), warps=warps)
+        launch(_cell_by_cell, grid, cells, (multiplier, stride, act, CELLS, width), warps=warps)
 
 
 @triton.jit(do_not_specialize=["cells", "H", "W", "Ho", "Wo"])

@@ -24,7 +24,7 @@ SHARE = 4096
 
 def depthwise_backward(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, mean: Tensor | None, weight: Tensor, grad_y: Tensor,
-    grad_x: Tensor, sums: Tensor, B: int, H: int, W: int, C: int, stride: int,
+    grad_x: Tensor, sums: Tensor, B: int, H: int, W: int, C: int, multiplier: int, stride: int,
 ) -> None:  # fmt: skip
     """To `sums` (12, C * multiplier) are added those of the weight (9), the bias, grad_x, and grad_x times x - mean.
 
@@ -37,9 +37,7 @@ def depthwise_backward(
     partials = new_partials(cdiv(B, each) * down * across, 12, outputs, x)
     sizes = (B, H, W, Ho, Wo, down, across, each)
     arguments = (x, scale, shift, mean, weight, grad_y, grad_x, partials, *sizes)
-    launch(
-        _gradients_downwards, (len(partials), blocks), arguments, (C, outputs // C, stride, LINES, width), warps=warps
-    )
+    launch(_gradients_downwards, (len(partials), blocks), arguments, (C, multiplier, stride, LINES, width), warps=warps)
     add_partials(partials, sums)
 
 
