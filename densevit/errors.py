@@ -1,7 +1,7 @@
 """The one error a user is meant to read, and the sentence for a name that does not exist."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(ValueError):
@@ -22,6 +22,15 @@ def unknown_name(kind: str, name: object, options: Iterable[str]) -> UserError:
     if near:
         return UserError(f"unknown {kind} {name!r}; did you mean {' or '.join(map(repr, near))}?")
     return UserError(f"unknown {kind} {name!r}; choose one of: {', '.join(known) or '(none)'}")
+
+
+def some_of(values: Sequence[object], most: int = 5) -> str:
+    """The first few in a sentence.
+
+    >>> some_of(["cat", "dog", "owl"], most=2)
+    'cat, dog, ...'
+    """
+    return ", ".join(map(str, values[:most])) + (", ..." if len(values) > most else "")
 
 
 def check_whole_numbers(**values: object) -> None:

@@ -85,11 +85,12 @@ def refuse_settings(changes: list[str], *, task: str) -> None:
     """UserError for any setting, and for a misspelt option, which looks like one, of a task without settings."""
     from densevit.errors import UserError
 
-    for argument in changes:
-        key = argument.removeprefix("--").partition("=")[0]
-        if "." in key:
-            raise UserError(f"{argument} cannot be set for a model for {task}; it evaluates as it was trained")
-        raise _unknown(key, task, [])
+    if not changes:
+        return
+    key = changes[0].removeprefix("--").partition("=")[0]
+    if "." in key:
+        raise UserError(f"{changes[0]} cannot be set for a model for {task}; it evaluates as it was trained")
+    raise _unknown(key, task, [])
 
 
 def _unknown(key: str, task: str, settings: list[str]) -> Exception:

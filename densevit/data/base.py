@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from densevit.data.image_io import read_image, read_mask
-from densevit.errors import UserError
+from densevit.errors import UserError, some_of
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 Palette = tuple[tuple[int, int, int], ...]
@@ -147,10 +147,9 @@ def check_sample(image: torch.Tensor, ids: np.ndarray, *, num_classes: int, igno
             if outside == [num_classes]
             else "correct the mask, or list the missing classes"
         )
-        shown = ", ".join(map(str, outside[:5])) + (", ..." if len(outside) > 5 else "")
         raise UserError(
-            f"mask {name} has label{'s' if len(outside) > 1 else ''} {shown} but there are {num_classes} classes "
-            f"(0..{num_classes - 1}, {ignore_index} = ignore); {hint}"
+            f"mask {name} has label{'s' if len(outside) > 1 else ''} {some_of(outside)} but there are "
+            f"{num_classes} classes (0..{num_classes - 1}, {ignore_index} = ignore); {hint}"
         )
 
 

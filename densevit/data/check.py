@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from densevit.data.base import FileSegmentationDataset, SegmentationDataset, ids_outside
-from densevit.errors import UserError
+from densevit.errors import UserError, some_of
 
 NUM_THREADS = 4
 _RARE = 1e-4
@@ -191,10 +191,9 @@ def _problems(report: DataReport) -> list[str]:
 def _outside_problem(report: DataReport) -> str:
     """Ids outside the class list, and the off-by-one behind them where the pattern shows it."""
     num_classes, ids = len(report.classes), sorted(report.outside)
-    shown = ", ".join(map(str, ids[:8])) + (", ..." if len(ids) > 8 else "")
     first = report.outside[ids[0]]
     text = (
-        f"ids {shown} are outside the class list of {num_classes} (0..{num_classes - 1}), "
+        f"ids {some_of(ids, 8)} are outside the class list of {num_classes} (0..{num_classes - 1}), "
         f"first in {first['example']} ({first['pixels']} pixels of id {ids[0]} in {first['images']} images)"
     )
     if ids == [num_classes] and report.pixels[0] == 0:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from densevit.data.classification import ClassificationDataset
 from densevit.data.shards import Shards, read_shard
-from densevit.errors import UserError
+from densevit.errors import UserError, some_of
 
 NUM_THREADS = 4
 
@@ -123,8 +123,7 @@ def _judge(report: ClassificationReport) -> None:
         report.problems.append(f"{len(report.unreadable)} images or shards cannot be read; first: {first}")
     empty = [name for name, count in zip(report.classes, report.images, strict=True) if not count]
     if empty:
-        names = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
-        report.problems.append(f"{len(empty)} classes have no image: {names}; add some, or remove the classes")
+        report.problems.append(f"{len(empty)} classes have no image: {some_of(empty)}; add some, or remove the classes")
     if report.doubled_ids:
         report.warnings.append(
             f"{len(report.doubled_ids)} ids occur more than once, first {report.doubled_ids[0]!r}; is a shard doubled?"

@@ -12,7 +12,7 @@ from densevit.data.coco_json import CLIPPED
 from densevit.data.coco_masks import CHUNK
 from densevit.data.detection import DetectionDataset, object_tensors
 from densevit.data.faults import Faults
-from densevit.errors import UserError
+from densevit.errors import UserError, some_of
 
 NUM_THREADS = 4
 SIZES = ("small", "medium", "large")
@@ -185,8 +185,7 @@ def _warnings(report: DetectionReport, faults: Faults) -> list[str]:
         )
     never = [name for name, count in zip(report.classes, report.boxes, strict=True) if not count]
     if never and total:
-        names = ", ".join(never[:5]) + (", ..." if len(never) > 5 else "")
-        found.append(f"{len(never)} of {len(report.classes)} classes have no object: {names}")
+        found.append(f"{len(never)} of {len(report.classes)} classes have no object: {some_of(never)}")
     double = sorted({name for name in report.classes if report.classes.count(name) > 1})
     if double:
         found.append(f"several classes have the same name: {', '.join(double)}")

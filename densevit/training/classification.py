@@ -15,11 +15,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from timm.data import Mixup
 from torch import Tensor, nn
 
+from densevit.errors import some_of
 from densevit.evaluation.top_k import ClassificationScores, TopK
 from densevit.models.catalog import create_model
 from densevit.models.trial import try_images
 from densevit.training.classification_data import ClassificationData
-from densevit.training.config import require
 from densevit.training.config_classification import ClassificationDataConfig, ClassificationExperiment
 from densevit.training.settings import experiment_to_dict
 from densevit.training.task import Batch, Task
@@ -45,11 +45,7 @@ class ClassificationTask(Task):
         cls, experiment: ClassificationExperiment, model: nn.Module, data: ClassificationData, *, training: bool
     ) -> "ClassificationTask":
         if training:
-            require(
-                not (experiment.data.mixes and experiment.data.batch_size % 2),
-                "data.batch_size must be even where batches are mixed, "
-                f"not {experiment.data.batch_size}; or set data.mix_prob=0",
-            )
+            data.share_of_batch()
             _check_size(experiment, num_classes=len(data.classes))
             _tell_of_unseen(data)
         return cls(experiment, model, classes=data.classes)
@@ -126,8 +122,8 @@ def mixing(config: ClassificationDataConfig, *, num_classes: int) -> Any:
 def _tell_of_unseen(data: ClassificationData) -> None:
     """A class without a validation image is scored nowhere, which is hardly meant."""
     if unseen := getattr(data.val_set, "empty_classes", ()):
-        names = ", ".join(unseen[:5]) + (", ..." if len(unseen) > 5 else "")
-        print(f"{len(unseen)} classes have no image in split {data.config.val_split!r}: {names}", file=sys.stderr)
+        split = data.config.val_split
+        print(f"{len(unseen)} classes have no image in split {split!r}: {some_of(unseen)}", file=sys.stderr)
 
 
 @torch.no_grad()

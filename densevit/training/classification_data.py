@@ -46,7 +46,7 @@ class ClassificationData(TaskData[ClassificationDataConfig]):
             )
 
     def train_dataloader(self) -> DataLoader[Any]:
-        batch_size = self._share_of_batch()
+        batch_size = self.share_of_batch()
         if not isinstance(self.train_set, Shards):
             return super().train_dataloader()
         stream = ShardBatches(
@@ -54,14 +54,15 @@ class ClassificationData(TaskData[ClassificationDataConfig]):
         )
         return DataLoader(stream, batch_size=None, **self.workers())
 
-    def _share_of_batch(self) -> int:
-        """Images of a batch for each device."""
-        total, world_size = self.config.batch_size, self.share()[1]
-        unit = 2 * world_size if self.config.mixes else world_size
+    def share_of_batch(self) -> int:
+        """Images of a batch for each device; UserError where they are not equally many, and even for mixing."""
+        total, world_size, mixes = self.config.batch_size, self.share()[1], self.config.mixes
+        unit = 2 * world_size if mixes else world_size
         if total % unit:
+            needs = "an even part, since batches are mixed (or set data.mix_prob=0)" if mixes else "an equal part"
             raise UserError(
-                f"data.batch_size {total} cannot be shared by {world_size} devices"
-                f"{' in even parts, as mixing needs' if self.config.mixes else ''}; take a multiple of {unit}"
+                f"data.batch_size must be a multiple of {unit}, not {total}: each device (there are {world_size}) "
+                f"takes {needs}"
             )
         return total // world_size
 

@@ -102,10 +102,11 @@ def fit(experiment: Experiment, run_dir: str | Path, *, resume: bool = False) ->
         return _result(run_dir)
 
 
+@rank_zero_only
 def _tell_of_warmup(experiment: Experiment) -> None:
     """A training that was made shorter and ends in its warm-up is hardly meant."""
     warmup, steps = experiment.optim.warmup_steps, experiment.train.num_steps
-    if warmup >= steps and _is_first_process():
+    if warmup >= steps:
         print(
             f"the warm-up, optim.warmup_steps={warmup}, takes all of train.num_steps={steps}: "
             "the learning rate never reaches optim.lr; set a shorter one",

@@ -294,7 +294,7 @@ def test_weights_of_another_run_start_a_training(run, folder, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["--data.batch_size=3"], r"data.batch_size must be even where batches are mixed, not 3"),
+        (["--data.batch_size=3"], r"data.batch_size must be a multiple of 2, not 3: .*since batches are mixed"),
         (["--data.erase=2"], "data.erase is a probability, not 2"),
         (["--data.crop_pct=1.5"], r"data.crop_pct must be in \(0, 1\]"),
         (["--model.name=setr_pup_vit_tiny"], "setr_pup_vit_tiny is a model for segmentation, not classification"),

@@ -1,4 +1,4 @@
-"""3x3 depth-wise convolution of (B, H, W, C) maps, padding 1. As `source/depthwise.cpp`, but for a multiplier.
+"""3x3 depth-wise convolution of (B, H, W, C) maps, padding 1. As `source/depthwise.cpp`, for any multiplier.
 
 With a multiplier m output channel o reads input channel o // m, as a convolution of C groups and m * C channels does.
 """
