@@ -57,8 +57,8 @@ def conv_gradients(
             return x.new_empty(0), by_weight, by_bias
         return convolutions.input_gradient(of_cells, cells, weight, stride).permute(0, 3, 1, 2), by_weight, by_bias
     halves = groups == 1 and stride == 2 and weight.shape[-1] == 3
-    if halves and needs_x and x.device.type == "cpu" and x.dtype == torch.float32:
-        return _halving_gradients(of_cells, cells, weight)
+    if halves and x.device.type == "cpu" and x.dtype == torch.float32:
+        return _halving_gradients(of_cells, cells, weight, needs_x=needs_x)
     grad = grad.contiguous(memory_format=torch.channels_last)
     slow = groups == channels == x.shape[1] and x.dtype == torch.bfloat16 and x.device.type == "cpu"
     own_x = _depthwise_input_gradient(grad, x, weight, stride) if slow else None
@@ -71,11 +71,13 @@ def conv_gradients(
     return library_x if own_x is None else own_x, grad_weight, grad_bias
 
 
-def _halving_gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _halving_gradients(grad: Tensor, x: Tensor, weight: Tensor, *, needs_x: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Of a full 3x3 convolution with stride 2 on (B, H, W, C), as matrix products: twice as fast as the library's."""
     (B, Ho, Wo, _), C = grad.shape, x.shape[-1]
     rows = grad.reshape(-1, len(weight))
-    by_weight = (rows.t() @ halving_patches(x)).view(len(weight), 3, 3, C).permute(0, 3, 1, 2)
+    by_weight = (halving_patches(x).t() @ rows).view(3, 3, C, len(weight)).permute(3, 2, 0, 1)
+    if not needs_x:
+        return x.new_empty(0), by_weight, rows.sum(dim=0)
     # cells of x by the parity of row and column: each kind meets other taps, at a cell of `grad` or the next one
     grad_x, taps, lines = new_map_like(x), weight.permute(2, 3, 0, 1), padded(grad, before=0)
     here, right = rows, lines[:, :-1, 1:].reshape(rows.shape)
