@@ -44,6 +44,12 @@ class ClassificationData(TaskData[ClassificationDataConfig]):
             raise UserError(
                 f"data set {self.config.name!r} has no class for an image; use image_folder, imagenet, shards ..."
             )
+        taken = len(self.config.mean)
+        if getattr(dataset, "channels", taken) != taken:
+            raise UserError(
+                f"pictures to classify have {taken} channels, not {dataset.channels}; "
+                f"set data.args.channels={taken}, or leave it out"
+            )
 
     def train_dataloader(self) -> DataLoader[Any]:
         batch_size = self.share_of_batch()

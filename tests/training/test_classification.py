@@ -301,7 +301,7 @@ def test_weights_of_another_run_start_a_training(run, folder, tmp_path):
         (["--data.name=scenes"], "data set 'scenes' has no class for an image"),
         (["--data.crop_size=[3,3]"], "unknown setting"),
         (["--data.args.root=x"], "data.args.root is not an option; use data.root"),
-        (["--data.args.channels=1", "--data.batch_size=4"], "3 channels, not 1; read them as RGB"),
+        (["--data.args.channels=1", "--data.batch_size=4"], "3 channels, not 1; set data.args.channels=3"),
     ],
 )
 def test_mistakes(settings, message, folder, tmp_path, capsys):
@@ -313,7 +313,7 @@ def test_mistakes(settings, message, folder, tmp_path, capsys):
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1
     assert re.search(message, error)
-    assert not (tmp_path / "run" / "metrics.csv").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_classes_without_validation_images_are_named(tmp_path, write_class_folders, capsys):
