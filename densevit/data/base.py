@@ -108,7 +108,7 @@ class FileSegmentationDataset(SegmentationDataset):
             raise UserError(
                 f"{len(images_without_mask)} of {len(pairs) + len(images_without_mask)} images have no mask "
                 f"({names}{', ...' if len(images_without_mask) > 3 else ''}); "
-                "add a mask of the same name, remove the images, or leave them out with strict=False"
+                "add a mask of the same name, remove the images, or leave them out with data.args.strict=false"
             )
         super().__init__([pair.id for pair in pairs], classes=classes, palette=palette, transform=transform)
         self.pairs = tuple(pairs)

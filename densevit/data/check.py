@@ -171,7 +171,7 @@ def _problems(report: DataReport) -> list[str]:
     if report.images_without_mask:
         found.append(
             f"{len(report.images_without_mask)} images have no mask, first {Path(report.images_without_mask[0])}; "
-            "add masks, or leave the images out with strict=False"
+            "add masks, or leave the images out with strict=false"
         )
     if report.unreadable:
         found.append(f"{len(report.unreadable)} pairs cannot be read; first: {report.unreadable[0]['reason']}")

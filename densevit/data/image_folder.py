@@ -86,7 +86,7 @@ def labelled_files(folder: Path, names: Sequence[str], *, strict: bool) -> Label
         if strict and not found:
             raise UserError(
                 f"class folder {path} has no image ({', '.join(IMAGE_SUFFIXES[:4])} ...); "
-                "add some, remove the folder, or go on without with strict=False"
+                "add some, remove the folder, or go on without: data.args.strict=false"
             )
         files += [(image, index_of[path.name]) for image in found]
     if not files:

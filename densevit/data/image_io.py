@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torchvision import tv_tensors
 
 from densevit.errors import UserError
@@ -69,7 +69,12 @@ def image_from_bytes(data: bytes, *, channels: int = 3, source: object = "image"
             picture.load()
             return picture_to_image(picture, channels=channels, source=source)
     except _DECODE_ERRORS as error:
-        raise UserError(f"cannot read image {source}: {error}; it is damaged, cut off or no picture") from error
+        reason = (
+            "" if isinstance(error, UnidentifiedImageError) else f"{error}; "
+        )  # which would name an object in memory
+        raise UserError(
+            f"cannot read image {source}: {reason}it is damaged, cut off or no picture; replace or remove it"
+        ) from error
 
 
 def picture_to_image(picture: Image.Image, *, channels: int = 3, source: object = "image") -> tv_tensors.Image:

@@ -37,7 +37,7 @@ class RawSample(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.shard.name}/{self.key}"
+        return f"{self.shard}/{self.key}"
 
 
 class Shards(IterableDataset[dict[str, Any]]):
@@ -185,17 +185,20 @@ def _read_members(path: Path, *, contents: bool = True) -> Iterator[tuple[str, b
     """(name, bytes) of the regular files in a tar, hidden ones left out."""
     num_read = 0
     try:
-        with _opened(path) as stream:
+        with _opened(path) as file:
+            stream = _Remembering(file)
             with tarfile.open(fileobj=stream, mode="r|") as archive:
                 while (member := archive.next()) is not None:
                     archive.members = []  # type: ignore[attr-defined]  # else it would remember every file it has passed
                     if member.isfile() and not member.name.rpartition("/")[2].startswith("."):
-                        file = archive.extractfile(member)
-                        assert file is not None
-                        yield member.name, file.read() if contents else b""
+                        data = archive.extractfile(member)
+                        assert data is not None
+                        yield member.name, data.read() if contents else b""
                         num_read += 1
             while stream.read(1 << 20):  # the checksum is at the end
                 pass
+        if any(stream.last):  # tarfile takes one that ends between two members for complete
+            raise EOFError("no end marker")
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(
             f"shard {path} is cut short or damaged after {num_read} files ({error}); copy or make it again"
@@ -203,14 +206,16 @@ def _read_members(path: Path, *, contents: bool = True) -> Iterator[tuple[str, b
 
 
 def _opened(path: Path) -> BinaryIO:
-    if path.suffix in (".gz", ".tgz"):
-        return cast(BinaryIO, gzip.open(path))
-    file = path.open("rb")
-    # tarfile takes a file that ends between two members for complete; the empty block at the end tells.
-    if path.stat().st_size >= tarfile.BLOCKSIZE:
-        file.seek(-tarfile.BLOCKSIZE, 2)
-        if any(file.read()):
-            file.close()
-            raise EOFError("no end marker")
-        file.seek(0)
-    return file
+    return cast(BinaryIO, gzip.open(path)) if path.suffix in (".gz", ".tgz") else path.open("rb")
+
+
+class _Remembering:
+    """A stream to read that remembers its last block so far: a whole tar ends with one of zeros."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.last = file, b""
+
+    def read(self, size: int) -> bytes:
+        data = self.file.read(size)
+        self.last = (data if len(data) >= tarfile.BLOCKSIZE else self.last + data)[-tarfile.BLOCKSIZE :]
+        return data

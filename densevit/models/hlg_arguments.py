@@ -77,7 +77,8 @@ def check_pool(global_pool: str, num_classes: int) -> None:
         raise UserError(f"HLG pools by the mean only, got global_pool={global_pool!r}; leave it out or use 'avg'")
     if num_classes and not global_pool:
         raise UserError(
-            f"global_pool='' leaves a map and no classifier; use num_classes=0, not {num_classes}, or 'avg'"
+            f"global_pool='' leaves a map, no logits of {num_classes} classes; leave it out, "
+            "or for maps use features_only=True (or num_classes=0 where timm makes the model)"
         )
 
 

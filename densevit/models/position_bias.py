@@ -57,7 +57,9 @@ class DynamicPositionBias(nn.Module):
     def forward(self, offsets_y: Tensor, offsets_x: Tensor) -> Tensor:
         """Bias of every pair of offsets: (Uy,), (Ux,) -> (heads, Uy, Ux). Never autocast: bf16 rounds offsets."""
         offsets = torch.stack(torch.meshgrid(offsets_y, offsets_x, indexing="ij"), dim=-1)
-        offsets, device = offsets.to(self.first.weight.dtype), offsets.device.type
+        weight, device = self.first.weight, offsets.device.type
+        if isinstance(weight, Tensor):  # a quantized layer's is a method
+            offsets = offsets.to(weight.dtype)
         with nullcontext() if device == "meta" else torch.autocast(device, enabled=False):
             return self.rest(self.first(offsets)).permute(2, 0, 1)
 

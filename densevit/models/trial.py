@@ -1,14 +1,19 @@
 """A trial of a model on images of a size, from shapes alone where model and images are on the meta device."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from densevit.errors import UserError
 
 
-def try_images(model: nn.Module, images: Tensor, *, name: str) -> None:
-    """UserError where the model takes no such images (B, C, H, W): some of timm's have a size of their own."""
+def try_images(model: nn.Module, images: Tensor, *, name: str) -> Any:
+    """What the model makes of images (B, C, H, W).
+
+    UserError where it takes no such ones: some of timm's have a size of their own.
+    """
     try:
-        model(images)
+        return model(images)
     except (AssertionError, RuntimeError) as error:
         if isinstance(error, NotImplementedError):  # it cannot be told without numbers
             raise

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from timm.data import Mixup
 from torch import Tensor, nn
 
-from densevit.errors import some_of
+from densevit.errors import UserError, some_of
 from densevit.evaluation.top_k import ClassificationScores, TopK
 from densevit.models.catalog import create_model
 from densevit.models.trial import try_images
@@ -128,11 +128,20 @@ def _tell_of_unseen(data: ClassificationData) -> None:
 
 @torch.no_grad()
 def _check_size(experiment: ClassificationExperiment, *, num_classes: int) -> None:
-    """UserError where the model takes no images of this size, told from shapes alone: some of timm's have their own."""
+    """UserError where the model takes no images of this size or gives no logits, told from shapes alone.
+
+    Some of timm's have a size of their own.
+    """
     height, width = experiment.data.image_size
     name, args = experiment.model.name, experiment.model.args
     with contextlib.suppress(NotImplementedError):  # what cannot be told without numbers, training will tell
         with torch.device("meta"):
             model = create_model(name, num_classes=num_classes, **args).eval()
             images = torch.zeros(1, len(experiment.data.mean), height, width)
-        try_images(model, images, name=f"{name} with model.args={args}")
+        logits = try_images(model, images, name=f"{name} with model.args={args}")
+        if getattr(logits, "shape", None) != (1, num_classes):
+            gives = f"{tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise UserError(
+                f"{name} with model.args={args} gives {gives} for one image, not (1, {num_classes}), a logit for each "
+                "class; leave out the argument that changes its output"
+            )

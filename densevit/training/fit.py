@@ -15,6 +15,7 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def fit(experiment: Experiment, run_dir: str | Path, *, resume: bool = False) ->
     data = kind.data(experiment, num_batches=train.num_steps * train.accumulate, seed=train.seed)
     data.start_batch = done * train.accumulate
     _ = data.train_set  # made here, so that bad data leaves no run behind
-    model = build_model(experiment.model, num_classes=len(data.classes), task=experiment.task)
+    classes = data.classes
+    model = build_model(experiment.model, num_classes=len(classes), task=experiment.task, classes=classes)
     task = kind.task.for_data(experiment, model, data, training=True)
     _tell_of_warmup(experiment)
     stop = StopOnSignal(run_dir / CHECKPOINTS / LAST, accumulate=train.accumulate)
@@ -114,8 +116,13 @@ def _tell_of_warmup(experiment: Experiment) -> None:
         )
 
 
-def build_model(config: ModelConfig, *, num_classes: int, task: str = "segmentation") -> nn.Module:
-    """The model of an experiment, with its pretrained weights where they are asked for."""
+def build_model(
+    config: ModelConfig, *, num_classes: int, task: str = "segmentation", classes: Sequence[str] | None = None
+) -> nn.Module:
+    """The model of an experiment, with its pretrained weights where they are asked for.
+
+    A trained classifier's last layer is among them where it is for as many classes, of the names `classes` if given.
+    """
     kind = model_kind(config.name)
     if kind != task:
         raise UserError(f"{config.name} is a model for {kind}, not {task}; see `densevit models --kind {task}`")
@@ -129,7 +136,10 @@ def build_model(config: ModelConfig, *, num_classes: int, task: str = "segmentat
         from densevit.weights.load import load_encoder
         from densevit.weights.load_classifier import load_classifier
 
-        print((load_classifier if task == "classification" else load_encoder)(model, config.pretrained))
+        if task == "classification":
+            print(load_classifier(model, config.pretrained, classes=classes))
+        else:
+            print(load_encoder(model, config.pretrained))
     model.config.pop("pretrained", None)  # type: ignore[union-attr,operator]  # a saved model brings its own weights
     return model
 
@@ -141,8 +151,10 @@ def _check_folder(run_dir: Path, *, resume: bool) -> Path | None:
         raise UserError(f"nothing to resume in {run_dir}: there is no {CHECKPOINTS}/{LAST}")
     taken = any((run_dir / name).exists() for name in ("metrics.csv", f"{CHECKPOINTS}/{LAST}"))
     if taken and not resume and _is_first_process():  # other processes start when their run's folder is already there
-        go_on = f", or continue with --resume {run_dir}" if last.is_file() else ""
-        raise UserError(f"{run_dir} already holds a run; give another --out, remove it{go_on}")
+        ways = "give another --out" + (
+            f", remove it, or continue with --resume {run_dir}" if last.is_file() else " or remove it"
+        )
+        raise UserError(f"{run_dir} already holds a run; {ways}")
     return last if resume else None
 
 

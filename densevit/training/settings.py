@@ -184,6 +184,9 @@ def _unknown_setting(key: str, keys: Sequence[str]) -> UserError:
     """The error for an unknown key: near matches, or else the keys beside it."""
     section, dot, _ = key.partition(".")
     sections = list(dict.fromkeys(known.partition(".")[0] for known in keys))
+    if key in sections:
+        name = next(known for known in keys if known.startswith(key + "."))
+        return UserError(f"{key!r} is a section, not a setting; set one of its own, such as {name}")
     if not dot or section not in sections:
         near = get_close_matches(key, [*keys, *sections], n=3, cutoff=0.6)
         return unknown_name("setting", key, near or [f"{name}..." for name in sections])

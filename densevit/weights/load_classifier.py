@@ -1,5 +1,6 @@
 """Loading a classifier's weights as a start for training: our own models, or a state dict of the same architecture."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -9,8 +10,12 @@ from densevit.weights.pretrained import load_pretrained
 from densevit.weights.report import LoadReport
 
 
-def load_classifier(model: nn.Module, source: str | Path, *, min_matched: float = 0.95) -> LoadReport:
+def load_classifier(
+    model: nn.Module, source: str | Path, *, classes: Sequence[str] | None = None, min_matched: float = 0.95
+) -> LoadReport:
     """Load a trained densevit classifier into `model`, in place; a last layer for other classes stays as it is.
+
+    `classes` are the names of those that `model` is for, in order; None: any names, if there are as many.
 
     UserError where less than `min_matched` of the model's values, but for its last layer, are in the source.
     """
@@ -18,8 +23,11 @@ def load_classifier(model: nn.Module, source: str | Path, *, min_matched: float 
     if info.task != "classification":
         raise UserError(f"{source} is a model for {info.task}; give a classifier to start one from")
     own, tensors = model.state_dict(), theirs.state_dict()
-    usable = {name: value for name, value in tensors.items() if name in own and own[name].shape == value.shape}
-    body = [name for name in own if not (name in tensors and _is_other_head(own[name], tensors[name]))]
+    others = set() if classes is None or tuple(classes) == info.classes else _of_head(model)
+    fits = {name: name in own and own[name].shape == value.shape for name, value in tensors.items()}
+    usable = {name: value for name, value in tensors.items() if fits[name] and name not in others}
+    others |= {name for name in own if name in tensors and _is_other_head(own[name], tensors[name])}
+    body = [name for name in own if name not in others]
     share = sum(own[name].numel() for name in body if name in usable) / sum(own[name].numel() for name in body)
     if share < min_matched:
         raise UserError(
@@ -33,6 +41,15 @@ def load_classifier(model: nn.Module, source: str | Path, *, min_matched: float 
         missing=[name for name in own if name not in usable],
         unexpected=[name for name in tensors if name not in own],
     )
+
+
+def _of_head(model: nn.Module) -> set[str]:
+    """Names of the tensors of the last layer: timm's models may have two of them."""
+    found = model.get_classifier() if hasattr(model, "get_classifier") else ()  # type: ignore[operator]
+    heads = found if isinstance(found, tuple) else (found,)
+    return {
+        f"{place}.{name}" for place, module in model.named_modules() if module in heads for name in module.state_dict()
+    }
 
 
 def _is_other_head(own: Tensor, theirs: Tensor) -> bool:

@@ -67,7 +67,7 @@ def test_split_by_ratio_is_complete_and_balanced(tmp_path):
 def test_an_empty_class_folder(root):
     (root / "train" / "owl").mkdir()
     (root / "train" / "owl" / "notes.txt").write_text("none yet")
-    with pytest.raises(UserError, match=r"class folder .*owl has no image .*strict=False"):
+    with pytest.raises(UserError, match=r"class folder .*owl has no image .*strict=false"):
         create_dataset("image_folder", root=root)
     data = create_dataset("image_folder", root=root, strict=False)
     assert data.classes == ("cat", "dog", "owl")

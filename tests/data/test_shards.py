@@ -1,5 +1,6 @@
 """Tar shards: what is read, how it is shared, and files that are cut short or wrong."""
 
+import gzip
 import os
 from pathlib import Path
 
@@ -74,6 +75,14 @@ def test_a_shard_cut_short_anywhere_is_named(tmp_path, write_shards, suffix):
         list(read_shard(path))
 
 
+def test_a_compressed_shard_whose_tar_ends_between_two_files_is_named(tmp_path, write_shards):
+    write_shards(tmp_path, num_shards=1, samples_each=6)
+    path = tmp_path / "train-000.tar.gz"
+    path.write_bytes(gzip.compress((tmp_path / "train-000.tar").read_bytes()[: 8 * 2 * 512]))  # 8 of 12 files
+    with pytest.raises(UserError, match=r"cut short or damaged after 8 files \(no end marker\)"):
+        list(read_shard(path))
+
+
 def test_damage_inside_a_compressed_shard_is_found(tmp_path, write_shards):
     write_shards(tmp_path, num_shards=1, samples_each=6, suffix=".tar.gz")
     path = tmp_path / "train-000.tar.gz"
@@ -89,7 +98,10 @@ def test_damage_inside_a_compressed_shard_is_found(tmp_path, write_shards):
     [
         ([("x.png", b"")], r"sample 'x' of shard .* has no \.cls, only \.png"),
         ([("x.cls", b"1")], r"sample 'x' of shard .* has no picture"),
-        ([("x.jpg", b"I am text"), ("x.cls", b"1")], r"cannot read image train-000\.tar/x"),
+        (
+            [("x.jpg", b"I am text"), ("x.cls", b"1")],
+            r"cannot read image .*train-000\.tar/x: it is damaged, cut off or no picture",
+        ),
         ([("x.jpg", b""), ("x.cls", b"cat")], r"train-000\.tar/x\.cls holds 'cat'; it must hold a class index"),
         ([("x.jpg", b""), ("x.cls", b"3")], r"train-000\.tar/x has class 3, but with 3 classes a class is 0 \.\. 2"),
     ],

@@ -123,3 +123,21 @@ def test_offsets_kept_in_inference_serve_training():
     table = torch.randn(2, len(axis.values), len(axis.values), requires_grad=True)
     gather_bias(table, axis.index, axis.index).sum().backward()
     assert table.grad.sum() == 2 * axis.index.numel() ** 2
+
+
+def test_a_layer_whose_weight_is_a_method_is_called(bias):
+    class Quantized(torch.nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def weight(self):
+            return self.layer.weight
+
+        def forward(self, x):
+            return self.layer(x)
+
+    bias, offsets = bias.float(), torch.arange(-3.0, 4.0)
+    expected = bias(offsets, offsets)
+    bias.first = Quantized(bias.first)
+    assert torch.equal(bias(offsets, offsets), expected)

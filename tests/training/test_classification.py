@@ -291,6 +291,16 @@ def test_weights_of_another_run_start_a_training(run, folder, tmp_path):
         build_model(ModelConfig(name="resnet10t", pretrained=str(run)), num_classes=5, task="classification")
 
 
+@pytest.mark.parametrize(("classes", "same"), [(["cat", "dog", "owl"], True), (["cat", "dog", "pig"], False)])
+def test_a_last_layer_for_other_classes_is_left_out(run, classes, same, capsys):
+    model, _ = load_pretrained(run)
+    config = ModelConfig(name="hlg_tiny", args=SMALL_HLG, pretrained=str(run))
+    start = build_model(config, num_classes=3, task="classification", classes=classes)
+    assert torch.equal(start.head.weight, model.head.weight) == same
+    assert torch.equal(start.stem[0].conv.weight, model.stem[0].conv.weight)
+    assert ("2 missing (left as they were): head.weight, head.bias" in capsys.readouterr().out) != same
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -299,6 +309,14 @@ def test_weights_of_another_run_start_a_training(run, folder, tmp_path):
         (["--data.crop_pct=1.5"], r"data.crop_pct must be in \(0, 1\]"),
         (["--model.name=setr_pup_vit_tiny"], "setr_pup_vit_tiny is a model for segmentation, not classification"),
         (["--data.name=scenes"], "data set 'scenes' has no class for an image"),
+        (
+            [
+                "--model.name=vit_tiny_patch16_224",
+                "--model.args={img_size: 32, global_pool: ''}",
+                "--data.image_size=[32,32]",
+            ],
+            r"gives \(1, 5, 3\) for one image, not \(1, 3\), a logit for each class",
+        ),
         (["--data.crop_size=[3,3]"], "unknown setting"),
         (["--data.args.root=x"], "data.args.root is not an option; use data.root"),
         (["--data.args.channels=1", "--data.batch_size=4"], "3 channels, not 1; set data.args.channels=3"),

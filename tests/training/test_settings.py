@@ -101,6 +101,7 @@ def test_every_setting_has_a_key_and_a_docstring():
 REFUSED = [
     (["--train.num_step=3"], "unknown setting 'train.num_step'; did you mean 'train.num_steps'"),
     (["--nonsense=3"], "unknown setting 'nonsense'"),
+    (["--model=hlg_small"], "'model' is a section, not a setting; set one of its own, such as model.name"),
     (["--train.num_steps=many"], "train.num_steps"),
     (["--train.num_steps=0"], "train.num_steps must be at least 1, not 0"),
     (["--train.num_steps"], "--train.num_steps needs a value"),
