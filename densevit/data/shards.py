@@ -187,7 +187,7 @@ def _read_members(path: Path, *, contents: bool = True) -> Iterator[tuple[str, b
     try:
         with _opened(path) as file:
             stream = _Remembering(file)
-            with tarfile.open(fileobj=stream, mode="r|") as archive:
+            with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as archive:
                 while (member := archive.next()) is not None:
                     archive.members = []  # type: ignore[attr-defined]  # else it would remember every file it has passed
                     if member.isfile() and not member.name.rpartition("/")[2].startswith("."):

@@ -45,9 +45,9 @@ class ClassificationData(TaskData[ClassificationDataConfig]):
                 f"data set {self.config.name!r} has no class for an image; use image_folder, imagenet, shards ..."
             )
         taken = len(self.config.mean)
-        if getattr(dataset, "channels", taken) != taken:
+        if (channels := getattr(dataset, "channels", taken)) != taken:
             raise UserError(
-                f"pictures to classify have {taken} channels, not {dataset.channels}; "
+                f"pictures to classify have {taken} channels, not {channels}; "
                 f"set data.args.channels={taken}, or leave it out"
             )
 
