@@ -25,6 +25,8 @@ from densevit.errors import UserError
 
 SHARD_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 LABEL_SUFFIX = ".cls"
+GZIP = b"\x1f\x8b"
+"""How a compressed file begins."""
 
 
 class RawSample(NamedTuple):
@@ -206,7 +208,10 @@ def _read_members(path: Path, *, contents: bool = True) -> Iterator[tuple[str, b
 
 
 def _opened(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if path.suffix in (".gz", ".tgz") else path.open("rb")
+    """Whether it is compressed the file tells, not its name."""
+    with path.open("rb") as file:
+        compressed = file.read(len(GZIP)) == GZIP
+    return cast(BinaryIO, gzip.open(path)) if compressed else path.open("rb")
 
 
 class _Remembering:

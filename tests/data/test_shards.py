@@ -75,6 +75,14 @@ def test_a_shard_cut_short_anywhere_is_named(tmp_path, write_shards, suffix):
         list(read_shard(path))
 
 
+def test_compression_is_told_by_the_file_not_its_name(tmp_path, write_shards):
+    write_shards(tmp_path, num_shards=1, samples_each=3)
+    path = tmp_path / "train-000.tar"
+    expected = list(read_shard(path))
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert list(read_shard(path)) == expected
+
+
 def test_a_compressed_shard_whose_tar_ends_between_two_files_is_named(tmp_path, write_shards):
     write_shards(tmp_path, num_shards=1, samples_each=6)
     path = tmp_path / "train-000.tar.gz"
