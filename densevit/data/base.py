@@ -104,10 +104,9 @@ class FileSegmentationDataset(SegmentationDataset):
     ) -> None:
         """`strict` False keeps going past images without a mask (they are left out, as `data check` reports)."""
         if strict and images_without_mask:
-            names = ", ".join(str(path) for path in images_without_mask[:3])
             raise UserError(
                 f"{len(images_without_mask)} of {len(pairs) + len(images_without_mask)} images have no mask "
-                f"({names}{', ...' if len(images_without_mask) > 3 else ''}); "
+                f"({some_of(images_without_mask, 3)}); "
                 "add a mask of the same name, remove the images, or leave them out with data.args.strict=false"
             )
         super().__init__([pair.id for pair in pairs], classes=classes, palette=palette, transform=transform)

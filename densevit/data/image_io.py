@@ -69,9 +69,8 @@ def image_from_bytes(data: bytes, *, channels: int = 3, source: object = "image"
             picture.load()
             return picture_to_image(picture, channels=channels, source=source)
     except _DECODE_ERRORS as error:
-        reason = (
-            "" if isinstance(error, UnidentifiedImageError) else f"{error}; "
-        )  # which would name an object in memory
+        unknown = isinstance(error, UnidentifiedImageError)  # its text names an object in memory
+        reason = "" if unknown else f"{error}; "
         raise UserError(
             f"cannot read image {source}: {reason}it is damaged, cut off or no picture; replace or remove it"
         ) from error

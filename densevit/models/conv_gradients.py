@@ -75,9 +75,9 @@ def _halving_gradients(grad: Tensor, x: Tensor, weight: Tensor, *, needs_x: bool
     """Of a full 3x3 convolution with stride 2 on (B, H, W, C), as matrix products: twice as fast as the library's."""
     (B, Ho, Wo, _), C = grad.shape, x.shape[-1]
     rows = grad.reshape(-1, len(weight))
-    by_weight = (halving_patches(x).t() @ rows).view(3, 3, C, len(weight)).permute(3, 2, 0, 1)
+    by_weight, by_bias = (halving_patches(x).t() @ rows).view(3, 3, C, len(weight)).permute(3, 2, 0, 1), rows.sum(dim=0)
     if not needs_x:
-        return x.new_empty(0), by_weight, rows.sum(dim=0)
+        return x.new_empty(0), by_weight, by_bias
     # cells of x by the parity of row and column: each kind meets other taps, at a cell of `grad` or the next one
     grad_x, taps, lines = new_map_like(x), weight.permute(2, 3, 0, 1), padded(grad, before=0)
     here, right = rows, lines[:, :-1, 1:].reshape(rows.shape)
@@ -91,7 +91,7 @@ def _halving_gradients(grad: Tensor, x: Tensor, weight: Tensor, *, needs_x: bool
         total = sum_of_products([(cells, taps[ky, kx]) for cells, ky, kx in terms]).view(B, Ho, Wo, C)
         place = grad_x[:, y::2, x_parity::2]
         place.copy_(total[:, : place.shape[1], : place.shape[2]])
-    return grad_x.permute(0, 3, 1, 2), by_weight, rows.sum(dim=0)
+    return grad_x.permute(0, 3, 1, 2), by_weight, by_bias
 
 
 def halving_patches(x: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class ClassificationTask(Task):
     ) -> "ClassificationTask":
         if training:
             data.share_of_batch()
-            _check_size(experiment, num_classes=len(data.classes))
+            _check_model(experiment, num_classes=len(data.classes))
             _tell_of_unseen(data)
         return cls(experiment, model, classes=data.classes)
 
@@ -127,7 +127,7 @@ def _tell_of_unseen(data: ClassificationData) -> None:
 
 
 @torch.no_grad()
-def _check_size(experiment: ClassificationExperiment, *, num_classes: int) -> None:
+def _check_model(experiment: ClassificationExperiment, *, num_classes: int) -> None:
     """UserError where the model takes no images of this size or gives no logits, told from shapes alone.
 
     Some of timm's have a size of their own.

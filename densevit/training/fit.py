@@ -151,10 +151,8 @@ def _check_folder(run_dir: Path, *, resume: bool) -> Path | None:
         raise UserError(f"nothing to resume in {run_dir}: there is no {CHECKPOINTS}/{LAST}")
     taken = any((run_dir / name).exists() for name in ("metrics.csv", f"{CHECKPOINTS}/{LAST}"))
     if taken and not resume and _is_first_process():  # other processes start when their run's folder is already there
-        ways = "give another --out" + (
-            f", remove it, or continue with --resume {run_dir}" if last.is_file() else " or remove it"
-        )
-        raise UserError(f"{run_dir} already holds a run; {ways}")
+        ways = f", remove it, or continue with --resume {run_dir}" if last.is_file() else " or remove it"
+        raise UserError(f"{run_dir} already holds a run; give another --out{ways}")
     return last if resume else None
 
 

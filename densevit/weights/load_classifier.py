@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from densevit.errors import UserError
 from densevit.weights.pretrained import load_pretrained
@@ -23,11 +23,10 @@ def load_classifier(
     if info.task != "classification":
         raise UserError(f"{source} is a model for {info.task}; give a classifier to start one from")
     own, tensors = model.state_dict(), theirs.state_dict()
-    others = set() if classes is None or tuple(classes) == info.classes else _of_head(model)
-    fits = {name: name in own and own[name].shape == value.shape for name, value in tensors.items()}
-    usable = {name: value for name, value in tensors.items() if fits[name] and name not in others}
-    others |= {name for name in own if name in tensors and _is_other_head(own[name], tensors[name])}
-    body = [name for name in own if name not in others]
+    head, same = _of_head(model), classes is None or tuple(classes) == info.classes
+    fits = {name for name, value in tensors.items() if name in own and own[name].shape == value.shape}
+    usable = {name: value for name, value in tensors.items() if name in fits and (same or name not in head)}
+    body = [name for name in own if name not in head]
     share = sum(own[name].numel() for name in body if name in usable) / sum(own[name].numel() for name in body)
     if share < min_matched:
         raise UserError(
@@ -45,13 +44,8 @@ def load_classifier(
 
 def _of_head(model: nn.Module) -> set[str]:
     """Names of the tensors of the last layer: timm's models may have two of them."""
-    found = model.get_classifier() if hasattr(model, "get_classifier") else ()  # type: ignore[operator]
+    found = model.get_classifier()  # type: ignore[operator]
     heads = found if isinstance(found, tuple) else (found,)
     return {
         f"{place}.{name}" for place, module in model.named_modules() if module in heads for name in module.state_dict()
     }
-
-
-def _is_other_head(own: Tensor, theirs: Tensor) -> bool:
-    """Whether two tensors differ in nothing but the number of classes."""
-    return own.ndim > 0 and own.shape[1:] == theirs.shape[1:] and own.shape[0] != theirs.shape[0]
