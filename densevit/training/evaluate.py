@@ -58,5 +58,5 @@ def check_classes(model_classes: tuple[str, ...], data_classes: tuple[str, ...],
         if ours != theirs:
             raise UserError(
                 f"class {index} is {ours!r} for the model but {theirs!r} in data set {data_name!r}; "
-                "bring the class lists into the same order"
+                "give the class list that it was trained with, in its order"
             )

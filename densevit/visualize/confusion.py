@@ -1,4 +1,4 @@
-"""A confusion matrix as a picture: rows true, columns predicted, each row in percent of its true pixels."""
+"""A confusion matrix as a picture: rows true, columns predicted, each row in percent of its class."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +15,9 @@ LARGEST_WITH_NUMBERS = 24
 
 
 def save_confusion(confusion: NDArray[np.integer], path: Path | str, *, classes: Sequence[str]) -> None:
-    """Draw (K, K) pixel counts as a PNG (or whatever the suffix of `path` says), legible for 2 or 150 classes.
+    """Draw (K, K) counts of pixels or images, legible for 2 or 150 classes, as a PNG (or what the suffix of `path` says).
 
-    Rows of classes without a true pixel are left blank.
+    Rows of classes that are nowhere true are left blank.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ def save_confusion(confusion: NDArray[np.integer], path: Path | str, *, classes:
     axes.tick_params(length=0)
     axes.set_xlabel("predicted", fontsize=title_points - 1)
     axes.set_ylabel("true", fontsize=title_points - 1)
-    axes.set_title("Confusion, % of true pixels", fontsize=title_points)
+    axes.set_title("Confusion, % of each true class", fontsize=title_points)
     for spine in axes.spines.values():
         spine.set_visible(False)
     _grid_lines(axes, K)
