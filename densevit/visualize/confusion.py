@@ -15,7 +15,7 @@ LARGEST_WITH_NUMBERS = 24
 
 
 def save_confusion(confusion: NDArray[np.integer], path: Path | str, *, classes: Sequence[str]) -> None:
-    """Draw (K, K) counts of pixels or images, legible for 2 or 150 classes, as a PNG (or what the suffix of `path` says).
+    """Draw (K, K) counts of pixels or images, legible for 2 or 150 classes, as a PNG or what the suffix of `path` says.
 
     Rows of classes that are nowhere true are left blank.
     """
